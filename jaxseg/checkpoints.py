@@ -1,0 +1,191 @@
+"""Checkpoints that survive what happens to them. The only file that imports orbax."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from jaxseg import parallel
+
+SCORE = "val/mean_iou"  # the best checkpoint has the highest
+
+
+class CheckpointError(ValueError):
+    """Checkpoints that can't be used, said in one line."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest few, and the best by validation score.
+
+    Written in the background and visible only when complete. Each array has a checksum, since
+    orbax restores flipped bits silently. `restore_latest` falls back to the newest checkpoint that
+    is whole, and moves damaged ones aside.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, keep_latest: int = 1):
+        self._directory = pathlib.Path(directory).absolute()
+        self._keep_latest = keep_latest
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies = checkpoint_managers
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(self._keep_latest),
+                policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            # Without best_fn, orbax does not write the metrics that the policy reads.
+            best_fn=_score,
+            preservation_policy=keep,
+            create=False,
+        )
+        try:
+            return ocp.CheckpointManager(
+                self._directory, options=options, item_names=("state", "checksums")
+            )
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{self._directory} holds no checkpoints; name the directory of a run that has some"
+            ) from error
+
+    def save(self, step: int, state: Any, scores: dict[str, float] | None = None) -> None:
+        """Starts to write the state of a step, with its validation scores if it was evaluated."""
+        arrays = _flatten(parallel.on_host(state))
+        checksums = {name: _checksum(array) for name, array in arrays.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), checksums=ocp.args.JsonSave(checksums)
+            ),
+            metrics=scores,
+            force=True,
+        )
+
+    def restore_latest(self, template: Any) -> tuple[int, Any] | None:
+        """The step and state of the newest whole checkpoint, or None if there never was one.
+
+        Damaged ones that are newer are moved to `damaged/` beside the checkpoints.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                state = self._read(step, template)
+            except _DamageError as damage:
+                logging.error("Checkpoint %d is damaged: %s", step, damage)
+                self._set_aside(step)
+            else:
+                return step, state
+        if steps:
+            raise CheckpointError(
+                f"none of the checkpoints in {self._directory} is whole; they were moved to "
+                f"{self._directory.parent / 'damaged'}. Start again to train from the first step"
+            )
+        return None
+
+    def restore_best(self, template: Any) -> tuple[int, Any]:
+        """The step and state with the best validation score, or the latest if none was scored."""
+        step = self.best_step()
+        if step is None:
+            step = self.latest_step()
+        if step is None:
+            raise CheckpointError(f"{self._directory} holds no checkpoints; train first")
+        try:
+            return step, self._read(step, template)
+        except _DamageError as damage:
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} is damaged ({damage}); resume the "
+                "training to replace it"
+            ) from damage
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        scored = [s for s in self._manager.all_steps() if self.scores(s)]
+        return max(scored, key=lambda s: (_score(self.scores(s)), s), default=None)
+
+    def scores(self, step: int) -> dict[str, float] | None:
+        """The validation scores saved with a step, if it was evaluated."""
+        return self._manager.metrics(step)
+
+    def path(self, step: int) -> pathlib.Path:
+        return self._directory / str(step)
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is safe on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _read(self, step: int, template: Any) -> Any:
+        try:
+            read = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore()
+                ),
+            )
+            arrays, checksums = read["state"], read["checksums"]
+        except Exception as error:  # whatever a broken file makes of its reader
+            raise _DamageError(
+                " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            ) from error
+        if arrays.keys() != checksums.keys():
+            raise _DamageError("its arrays are not those that were saved")
+        for name, array in arrays.items():
+            if _checksum(array) != checksums[name]:
+                raise _DamageError(f"{name} has a wrong checksum")
+        wanted = {name: (x.shape, x.dtype) for name, x in _flatten(template).items()}
+        found = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+        if wanted != found:
+            name = next(n for n in wanted | found if wanted.get(n) != found.get(n))
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} has {name} as {found.get(name)}, but the "
+                f"config needs {wanted.get(name)}; restore it with the config it was trained with"
+            )
+        leaves = [arrays[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def _set_aside(self, step: int) -> None:
+        parallel.wait_for_all(f"read checkpoint {step}")
+        self._manager.close()
+        if parallel.is_primary():
+            aside = self._directory.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            target = aside / str(step)
+            if target.exists():
+                shutil.rmtree(target)
+            self.path(step).rename(target)
+        parallel.wait_for_all(f"moved checkpoint {step}")
+        self._manager = self._open()
+
+
+class _DamageError(Exception):
+    """A checkpoint that is not as it was saved."""
+
+
+def _score(scores: dict[str, float]) -> float:
+    score = scores.get(SCORE)
+    return float("-inf") if score is None else score
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree under readable names, such as `params.down0.conv0.kernel`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
+def _checksum(array: np.ndarray) -> int:
+    array = np.ascontiguousarray(array)
+    return zlib.crc32(f"{array.dtype}{array.shape}".encode(), zlib.crc32(array.tobytes()))

@@ -1,0 +1,118 @@
+"""What a run is made of: typed data, without behaviour. The defaults are the embedded demo run.
+
+A page in configs/ has a function `get_config()` that returns a `Config`; any field can be replaced
+on the command line, as in `--config.optim.learning_rate=3e-4`.
+"""
+
+import dataclasses
+import typing
+
+
+@dataclasses.dataclass
+class Data:
+    """Where images and masks come from, and the form they reach the device in."""
+
+    name: str = "jaxseg_nuclei"  # a tensorflow-datasets name, or "folder"
+    root: str = ""  # the folder, or where tfds keeps prepared data ("": its own default)
+    train_split: str = "train"  # like "train" or "train[:80%]"
+    eval_split: str = "validation"
+    image: str = "image"  # the feature, or the directory below root ({split} is filled in)
+    label: str = "segmentation_mask"  # likewise for the masks
+    listing: str = ""  # of a folder: a text file with the names of the split ({split} likewise)
+    classes: tuple[str, ...] = ("background", "nucleus")  # in the order of their indices
+    label_map: tuple[
+        tuple[int, int], ...
+    ] = ()  # pairs (mask value, class); () takes values as they are
+    ignore_label: int = 255  # pixels of this value do not count
+    channels: int = 1  # of the images: 1 is grey, 3 is RGB
+    image_size: tuple[int, int] = (128, 128)  # larger images are scaled down, then all are padded
+    mean: tuple[float, ...] = ()  # of each channel in 0..1; () standardises every image by itself
+    std: tuple[float, ...] = ()
+    threads: int = 4  # that read and decode
+
+
+@dataclasses.dataclass
+class Augment:
+    """Random changes of the training images, on the device."""
+
+    crop_size: tuple[int, int] = ()  # () keeps data.image_size
+    flip_horizontal: bool = True
+    flip_vertical: bool = True
+    rotate90: bool = True  # a random multiple of 90 degrees
+    rotate: float = 15.0  # at most this many degrees either way
+    scale: tuple[float, float] = (0.8, 1.25)  # a random magnification
+    brightness: float = 0.1  # added, at most this many standard deviations either way
+    contrast: float = 0.1  # a factor of at most 1 plus or minus this
+
+
+@dataclasses.dataclass
+class Model:
+    """The U-Net."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # channels of each level, finest first
+    norm: str = "batch"  # or "group"
+    dropout: float = 0.0
+    dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
+
+
+@dataclasses.dataclass
+class Optim:
+    """The optimizer and its schedule: linear warm-up, then cosine decay to zero."""
+
+    name: str = "adam"  # or "adamw", "rmsprop", "sgd"
+    learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    weight_decay: float = 0.0  # decoupled, on kernels only
+    momentum: float = 0.9  # of rmsprop and sgd
+    clip_norm: float = 1.0  # of the global gradient; 0 does not clip
+    ema_decay: float = 0.0  # of the parameters' moving average, which is then evaluated; 0: none
+
+
+@dataclasses.dataclass
+class Config:
+    """One run."""
+
+    seed: int = 0
+    steps: int = 200
+    batch_size: int = 8  # over all devices and hosts
+    eval_batch_size: int = 4
+    eval_every: int = 50  # steps; the checkpoint written then can become the best one
+    checkpoint_every: int = 50  # steps
+    keep_latest: int = 2  # checkpoints, besides the best one
+    log_every: int = 10  # steps
+    pictures: int = 4  # images of the evaluation split that are drawn
+    parallel: str = "pmap"  # or "shard_map"
+    # Terms (name, weight) or (name, weight, {"option": value}) from jaxseg.losses.
+    loss: tuple = (("cross_entropy", 1.0), ("relative_entropy", 0.5))
+    data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    model: Model = dataclasses.field(default_factory=Model)
+    optim: Optim = dataclasses.field(default_factory=Optim)
+
+
+def get_config() -> Config:
+    """The embedded demo run, in the form of a page of configs/."""
+    return Config()
+
+
+def from_dict(values: dict, kind: type = Config) -> typing.Any:
+    """The config whose `dataclasses.asdict` these values are, also after a way through JSON."""
+    types = typing.get_type_hints(kind)
+    unknown = values.keys() - types.keys()
+    if unknown:
+        raise ValueError(
+            f"the config has {', '.join(sorted(unknown))}, which this version of jaxseg does not "
+            "know; read it with the version that wrote it"
+        )
+    return kind(
+        **{
+            name: from_dict(value, types[name])
+            if dataclasses.is_dataclass(types[name])
+            else _tuples(value)
+            for name, value in values.items()
+        }
+    )
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

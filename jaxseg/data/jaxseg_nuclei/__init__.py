@@ -1,0 +1,1 @@
+"""The embedded data set `jaxseg_nuclei`, in the layout of a tensorflow-datasets builder."""

@@ -1,0 +1,165 @@
+"""From an index to a batch: every batch is a function of its step, on any number of hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import grain
+import numpy as np
+
+from jaxseg.batch import Batch
+from jaxseg.config import Data
+from jaxseg.data.datasets import DataError, Source
+
+
+def train_positions(
+    length: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
+) -> grain.MapDataset:
+    """The indices of the examples that a host reads at each step, without end.
+
+    Each epoch is a new permutation; a batch may reach into the next one. A host's share is a block
+    of rows of the global batch, so the global batch is the same for any number of hosts.
+    """
+    positions = grain.MapDataset.range(length).shuffle(seed=seed).repeat()
+    return positions.batch(batch_size // hosts)[host::hosts]
+
+
+def eval_positions(
+    length: int, *, batch_size: int, host: int = 0, hosts: int = 1
+) -> grain.MapDataset:
+    """The indices of each example once, in order; those past the end fill up the last batch."""
+    padded = -(-length // batch_size) * batch_size
+    return grain.MapDataset.range(padded).batch(batch_size // hosts)[host::hosts]
+
+
+def batches(
+    source: Source,
+    positions: grain.MapDataset,
+    config: Data,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Batch]:
+    """Reads the batches of the steps from `start` to `stop`, in threads and ahead of their use.
+
+    Indices past the end of the source become images that don't count.
+    """
+    load = make_loader(source, config)
+
+    def load_all(indices):
+        return Batch(*map(np.stack, zip(*map(load, indices), strict=True)))
+
+    dataset = positions[start:stop].map(load_all)
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
+    """Makes the function from an index to an example of fixed size, labels checked."""
+    height, width = config.image_size
+    num_classes = len(config.classes)
+    label_dtype = np.uint8 if num_classes <= 256 else np.int32
+    lookup = _lookup(config)
+
+    def load(index):
+        image = np.zeros((height, width, config.channels), np.uint8)
+        labels = np.zeros((height, width), label_dtype)
+        where = np.zeros((height, width), bool)
+        if index < len(source):
+            name = source.name(index)
+            example = source[index]
+            pixels = _channels(example.image, config.channels, name)
+            if pixels.shape[:2] != example.mask.shape:
+                raise DataError(
+                    f"{name}: the image is {_size(pixels)}, but its mask {_size(example.mask)}; "
+                    "they must be of one size"
+                )
+            classes, counts = _classes(example.mask, lookup, config, name)
+            pixels, classes, counts = _scale_down(
+                (pixels, classes.astype(label_dtype), counts), height, width
+            )
+            inside = np.s_[: pixels.shape[0], : pixels.shape[1]]
+            image[inside], labels[inside], where[inside] = pixels, classes, counts
+        return Batch(image, labels, where)
+
+    return load
+
+
+def _lookup(config: Data) -> np.ndarray | None:
+    """The class of each mask value below 2^16, -1 where `label_map` has none."""
+    if not config.label_map:
+        return None
+    table = np.full(2**16, -1, np.int32)
+    for value, label in config.label_map:
+        if not 0 <= value < len(table):
+            raise DataError(f"data.label_map has the mask value {value}; they lie in 0..65535")
+        if not (0 <= label < len(config.classes) or label == config.ignore_label):
+            raise DataError(
+                f"data.label_map has the class {label}, but data.classes has "
+                f"{len(config.classes)} and data.ignore_label is {config.ignore_label}"
+            )
+        table[value] = label
+    if 0 <= config.ignore_label < len(table) and table[config.ignore_label] < 0:
+        table[config.ignore_label] = config.ignore_label
+    return table
+
+
+def _classes(mask, lookup, config: Data, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each pixel, and whether it counts."""
+    if lookup is None:
+        classes = mask
+    else:
+        classes = lookup[np.where((mask >= 0) & (mask < len(lookup)), mask, 0)]
+        classes = np.where(mask == np.where(mask < len(lookup), mask, 0), classes, -1)
+    counts = classes != config.ignore_label
+    wrong = counts & ((classes < 0) | (classes >= len(config.classes)))
+    if wrong.any():
+        values, numbers = np.unique(mask[wrong], return_counts=True)
+        cure = "map it with data.label_map" if lookup is None else "add it to data.label_map"
+        raise DataError(
+            f"{name}: mask value {values[0]} ({numbers[0]} pixels) is none of the "
+            f"{len(config.classes)} classes and not data.ignore_label={config.ignore_label}; "
+            f"{cure}, or correct data.classes"
+        )
+    return np.where(counts, classes, 0), counts
+
+
+def _channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """The image with the channels asked for: grey and RGB are converted, alpha is dropped."""
+    if image.dtype != np.uint8:
+        raise DataError(f"{name}: the image is {image.dtype}, but must be uint8; convert it")
+    if image.ndim == 3 and image.shape[-1] == channels:
+        return image
+    found = image.shape[-1] if image.ndim == 3 else 1
+    if channels == 1 and found in (3, 4):
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
+    if channels == 3 and found in (1, 4):
+        return np.repeat(image, 3, -1) if found == 1 else image[..., :3]
+    raise DataError(
+        f"{name}: the image has {found} channels, but data.channels is {channels}; set "
+        f"--config.data.channels={found}"
+    )
+
+
+def _scale_down(arrays, height: int, width: int):
+    """Scales an image, its labels and `where` to fit, keeping the aspect; never scales up."""
+    image, labels, where = arrays
+    old_height, old_width = labels.shape
+    scale = min(height / old_height, width / old_width)
+    if scale >= 1:
+        return arrays
+    size = (max(1, round(old_width * scale)), max(1, round(old_height * scale)))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # Nearest by pixel centres, as the area average is: INTER_NEAREST would shift the labels.
+    labels, where = (
+        cv2.resize(
+            x.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        for x in (labels, where)
+    )
+    return image.reshape(*size[::-1], -1), labels, where > 0
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}x{array.shape[1]}"

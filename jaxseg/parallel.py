@@ -1,0 +1,124 @@
+"""The only file that knows devices and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxseg.batch import Batch
+
+AXIS = "replicas"
+
+
+class Runner(NamedTuple):
+    """How one replica's step becomes a step of all devices of all hosts.
+
+    `compile(step, donate_state=...)` takes `step(state, batch)` written for one replica of the axis
+    `AXIS`. The compiled step takes this host's rows of the global batch as `shard` lays them out.
+    State and results are the same on every device, un-stacked.
+    """
+
+    compile: Callable
+    shard: Callable[[Batch], Batch]
+
+
+def make_runner(parallel: str, *, check_vma: bool = True) -> Runner:
+    """A runner by `jax.pmap` ("pmap") or `jit(jax.shard_map)` ("shard_map")."""
+    if parallel == "pmap":
+        return Runner(_compile_pmap, _shard_pmap)
+    if parallel == "shard_map":
+        mesh = Mesh(np.array(jax.devices()), (AXIS,))
+        split = PartitionSpec(AXIS)
+
+        def compile_(step, *, donate_state):
+            mapped = jax.shard_map(
+                step,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), split),
+                out_specs=PartitionSpec(),
+                check_vma=check_vma,
+            )
+            return jax.jit(mapped, donate_argnums=0 if donate_state else ())
+
+        def shard(batch):
+            sharding = NamedSharding(mesh, split)
+            return jax.tree.map(
+                lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+            )
+
+        return Runner(compile_, shard)
+    raise ValueError(f'parallel is {parallel!r}, but must be "pmap" or "shard_map"')
+
+
+def _compile_pmap(step, *, donate_state):
+    return jax.pmap(
+        step,
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        donate_argnums=0 if donate_state else (),
+    )
+
+
+def _shard_pmap(batch):
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises unless the global batch splits evenly over all devices."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(
+            f"batch_size is {batch_size}, but must be a positive multiple of the {devices} "
+            f"devices; set --config.batch_size={round_up(batch_size)}"
+        )
+
+
+def round_up(batch_size: int) -> int:
+    """The next batch size that splits evenly over all devices."""
+    devices = jax.device_count()
+    return max(1, -(-batch_size // devices)) * devices
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a distributed run; what is None, a known cluster says itself."""
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def is_primary() -> bool:
+    """Whether this is the host that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def host() -> tuple[int, int]:
+    """The index of this host, and the number of hosts."""
+    return jax.process_index(), jax.process_count()
+
+
+def any_host(flag: bool) -> bool:
+    """Whether the flag is set on any host; all hosts must ask together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every host has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def on_host(tree):
+    """A copy on the host of values that are the same on every device."""
+    return jax.tree.map(np.array, local(tree))
+
+
+def local(tree):
+    """This host's own copy, on one of its devices, of values that are the same on every device."""
+    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)

@@ -1,0 +1,107 @@
+"""Pictures of a prediction: image, label, prediction and uncertainty side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+
+IGNORED = (128, 128, 128)
+_CAPTION = 18  # pixels of height
+_GAP = 4
+_SMALLEST = 192  # panels are enlarged to this side, so that small images can be seen
+
+
+def palette(num_classes: int) -> UInt8[np.ndarray, "classes 3"]:
+    """Distinct colours: black for class 0, then hues a golden angle apart."""
+    hues = (np.arange(num_classes) * 180 * 0.618034 + 20) % 180
+    values = 255 - 60 * (np.arange(num_classes) // 3 % 3)
+    hsv = np.stack([hues, np.full(num_classes, 190), values], -1).astype(np.uint8)
+    colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+    colours[0] = 0
+    return colours
+
+
+def entropy(probs: Float[np.ndarray, "*pixels classes"]) -> Float[np.ndarray, "*pixels"]:
+    """The entropy of each pixel's prediction in nats, from 0 (certain) to log(classes)."""
+    probs = np.asarray(probs, np.float64)
+    return -np.sum(np.where(probs > 0, probs * np.log(np.where(probs > 0, probs, 1)), 0), -1)
+
+
+def panels(
+    image: UInt8[np.ndarray, "height width channels"],
+    labels: Int[np.ndarray, "height width"],
+    where: Bool[np.ndarray, "height width"],
+    probs: Float[np.ndarray, "height width classes"],
+    classes: Sequence[str],
+) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
+    """One row: the image, its label, the prediction and the entropy, each with its caption.
+
+    Pixels that don't count are grey in the label. The image's contrast is stretched for display;
+    the entropy's scale is fixed, so pictures of different steps compare.
+    """
+    colours = palette(len(classes))
+    label = np.where(where[..., None], colours[labels], np.uint8(IGNORED))
+    uncertainty = entropy(probs) / np.log(max(2, len(classes)))
+    heat = cv2.applyColorMap(
+        (255 * np.clip(uncertainty, 0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO
+    )
+    row = [
+        ("image", _display(image)),
+        ("label", label),
+        ("prediction", colours[probs.argmax(-1)]),
+        (f"entropy, 0..{np.log(len(classes)):.2f} nats", heat[..., ::-1]),
+    ]
+    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
+    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+
+
+def sheet(
+    rows: Sequence[np.ndarray], classes: Sequence[str]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of panels one below the other, with a legend of the classes."""
+    rows = [np.pad(row, ((0, _GAP), (0, 0), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate([*rows, _legend(classes, rows[0].shape[1])])
+
+
+def _display(image: np.ndarray) -> np.ndarray:
+    image = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, -1)
+    low, high = np.percentile(image, (0.5, 99.5))
+    stretched = (image.astype(np.float64) - low) / max(high - low, 1.0)
+    return (255 * np.clip(stretched, 0, 1)).astype(np.uint8)
+
+
+def _captioned(text: str, picture: np.ndarray, enlarge: int) -> np.ndarray:
+    picture = picture.repeat(enlarge, 0).repeat(enlarge, 1)
+    canvas = Image.new("RGB", (picture.shape[1] + _GAP, picture.shape[0] + _CAPTION), "white")
+    canvas.paste(Image.fromarray(np.ascontiguousarray(picture)), (0, _CAPTION))
+    ImageDraw.Draw(canvas).text((2, 2), text, "black", _font())
+    return np.asarray(canvas)
+
+
+def _legend(classes: Sequence[str], width: int) -> np.ndarray:
+    font, x, y = _font(), 2, 2
+    places = []
+    for name in (*classes, "does not count"):
+        size = int(font.getlength(name)) + 30
+        if x + size > width and x > 2:
+            x, y = 2, y + _CAPTION
+        places.append((name, x, y))
+        x += size
+    canvas = Image.new("RGB", (width, y + _CAPTION), "white")
+    draw = ImageDraw.Draw(canvas)
+    colours = [*map(tuple, palette(len(classes)).tolist()), IGNORED]
+    for (name, x, y), colour in zip(places, colours, strict=True):
+        draw.rectangle((x, y + 2, x + 12, y + 14), colour, "black")
+        draw.text((x + 17, y + 1), name, "black", font)
+    return np.asarray(canvas)
+
+
+def _font():
+    return ImageFont.load_default(13)

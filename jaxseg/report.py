@@ -1,0 +1,142 @@
+"""What a run leaves in its workdir, and what the user sees while it goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import rich.table
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class Report:
+    """Writes `metrics.jsonl`, TensorBoard events and `pictures/`, and shows the progress.
+
+    In a terminal as a bar, elsewhere as lines. A run that resumes at step `start` first drops
+    what was written after that step, so that nothing is there twice. With no workdir (all hosts but
+    one) nothing is written or shown.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None, console: Console, *, start: int, steps: int):
+        self._console, self._steps = console, steps
+        self._score = None
+        self._workdir = workdir
+        self._progress = None
+        if workdir is None:
+            return
+        (workdir / "pictures").mkdir(exist_ok=True)
+        _drop_after(workdir / METRICS, start)
+        self._metrics = (workdir / METRICS).open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=steps, completed=start, text="compiling")
+            self._progress.start()
+
+    def training(
+        self, step: int, scalars: dict[str, float], images_per_second: float | None, eta: float
+    ):
+        """Records a training step's loss, its terms and the speed; `eta` is in seconds."""
+        self._write(step, {**scalars, "images_per_second": images_per_second})
+        losses = {name.removeprefix("loss/"): x for name, x in scalars.items() if "loss" in name}
+        terms = [f"{name} {value:.4f}" for name, value in losses.items()]
+        score = [] if self._score is None else [f"mean IoU {self._score:.4f}"]
+        speed = []
+        if images_per_second is not None:
+            speed = [f"{images_per_second:.1f} images/s", f"ETA {_clock(eta)}"]
+        text = "  ".join([*terms, *score, *speed])
+        if self._progress:
+            self._progress.update(self._task, completed=step, text=text)
+        elif self._workdir:
+            self._say(f"step {step}/{self._steps}  {text}")
+
+    def evaluation(self, step: int, scores: dict[str, float | None]):
+        """Records the scores of an evaluation."""
+        self._score = scores["val/mean_iou"]
+        self._write(step, scores)
+        self._say(
+            f"step {step}/{self._steps}  validation: mean IoU {_number(scores['val/mean_iou'])}  "
+            f"pixel accuracy {_number(scores['val/pixel_accuracy'])}  "
+            f"loss {_number(scores['val/loss'])}"
+        )
+
+    def picture(self, step: int, sheet: np.ndarray):
+        """Keeps a picture as PNG and in TensorBoard."""
+        Image.fromarray(sheet).save(self._workdir / "pictures" / f"step_{step:07d}.png")
+        self._board.add_image("validation", sheet, step, dataformats="HWC")
+
+    def close(self):
+        if self._workdir is not None:
+            if self._progress:
+                self._progress.stop()
+            self._metrics.close()
+            self._board.close()
+
+    def _write(self, step: int, values: dict[str, float | None]):
+        if self._workdir is None:
+            return
+        print(json.dumps({"step": step, **values}), file=self._metrics, flush=True)
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def _say(self, text: str):
+        if self._workdir is not None:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def score_table(scores: dict[str, float | None], classes: Sequence[str], title: str):
+    """A table of the IoU of each class and the scores over all."""
+    table = rich.table.Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for name in classes:
+        table.add_row(name, _number(scores[f"val/iou/{name}"]))
+    table.add_section()
+    table.add_row("mean IoU", _number(scores["val/mean_iou"]))
+    table.add_row("pixel accuracy", _number(scores["val/pixel_accuracy"]))
+    table.add_row("loss", _number(scores["val/loss"]))
+    return table
+
+
+def _drop_after(path: pathlib.Path, step: int):
+    """Drops the lines of later steps, and one that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(kept))
+    os.replace(fresh, path)
+
+
+def _number(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.4f}"
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    return time.strftime("%H:%M:%S", time.gmtime(seconds))

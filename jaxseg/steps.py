@@ -1,0 +1,157 @@
+"""The pure training and evaluation steps: the work of one replica, with an axis name or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxseg.batch import Batch
+from jaxseg.metrics import confusion_matrix
+from jaxseg.models import Functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int
+
+
+class TrainState(NamedTuple):
+    """All that a run has to remember. The step number is its only random state."""
+
+    step: Int[Array, ""]  # steps done
+    params: dict
+    batch_stats: dict
+    opt_state: optax.OptState
+    ema: dict | None  # the parameters' moving average, if there is one
+
+    @property
+    def eval_params(self) -> dict:
+        """The parameters to evaluate: the moving average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def init_state(
+    model: Functional, optimizer: optax.GradientTransformation, seed: int, *, ema: bool
+) -> TrainState:
+    """The state before the first step."""
+    params, batch_stats = jax.jit(model.init)(jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_train_step(
+    apply: Callable,
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    prepare: Callable[[Batch, Array], Batch],
+    seed: int,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+    """Makes `train_step(state, batch) -> (state, scalars)` for one replica of `axis_name`.
+
+    `loss_fn(logits, labels, where=..., axis_name=...)` returns the total and its terms, both of
+    the global batch. `prepare(batch, keys)` normalises and augments the images, with a key for
+    each that depends on the seed, the step and the image's row in the global batch alone: however
+    many devices share the batch, it sees the same pictures. Dropout draws afresh on each device.
+    """
+
+    def train_step(state, batch):
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        replica = 0 if axis_name is None else lax.axis_index(axis_name)
+        rows = replica * len(batch.images) + jnp.arange(len(batch.images))
+        image_key, dropout_key = jax.random.split(step_key)
+        dropout_key = jax.random.fold_in(dropout_key, replica)
+        batch = prepare(batch, jax.vmap(lambda row: jax.random.fold_in(image_key, row))(rows))
+
+        def objective(params):
+            logits, batch_stats = apply(
+                params, state.batch_stats, batch.images, train=True, key=dropout_key
+            )
+            loss, terms = loss_fn(logits, batch.labels, where=batch.where, axis_name=axis_name)
+            return _vary(loss, axis_name), (loss, terms, batch_stats)
+
+        grads, (loss, terms, batch_stats) = jax.grad(objective, has_aux=True)(
+            _vary(state.params, axis_name)
+        )
+        if axis_name is not None:
+            grads = lax.pmean(grads, axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        scalars = {
+            "loss": loss,
+            **{f"loss/{name}": value for name, value in terms.items()},
+            "grad_norm": optax.tree.norm(grads),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
+
+    return train_step
+
+
+def make_eval_step(
+    apply: Callable,
+    loss_fn: Callable,
+    num_classes: int,
+    *,
+    prepare: Callable[[Batch], Batch],
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], dict]:
+    """Makes `eval_step(state, batch)`: the sums over the global batch that scores are made of.
+
+    They are the `confusion` matrix, the number of `pixels` that count, and `loss` and its terms.
+    """
+
+    def eval_step(state, batch):
+        batch = prepare(batch)
+        logits, _ = apply(state.eval_params, state.batch_stats, batch.images, train=False)
+        loss, terms = loss_fn(logits, batch.labels, where=batch.where, axis_name=axis_name)
+        preds = jnp.argmax(logits, -1)
+        confusion = confusion_matrix(
+            preds, batch.labels, num_classes, where=batch.where, axis_name=axis_name
+        )
+        return {
+            "confusion": confusion,
+            "loss": {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}},
+        }
+
+    return eval_step
+
+
+def make_predict(apply: Callable, *, prepare: Callable[[Batch], Batch]) -> Callable:
+    """Makes `predict(state, batch) -> probs`, the class probabilities of each pixel."""
+
+    def predict(state, batch):
+        logits, _ = apply(state.eval_params, state.batch_stats, prepare(batch).images, train=False)
+        return jax.nn.softmax(logits)
+
+    return predict
+
+
+def _vary(tree, axis_name: str | None):
+    """Marks values as differing between replicas, where shard_map tracks which do.
+
+    Applied to the parameters, it keeps their gradients local. Applied to the loss, its transpose
+    sums the replicas' seeds, which is what a psum transposes to where nothing is tracked (pmap,
+    check_vma=False). Both ways the gradient is then the local one times the number of replicas,
+    and its mean over them is the gradient of the global loss.
+    """
+    if axis_name is None:
+        return tree
+    if hasattr(lax, "pcast"):
+        return jax.tree.map(lambda x: lax.pcast(x, axis_name, to="varying"), tree)
+    # jax 0.7, where pvary is a psum in the backward pass even if nothing is tracked.
+    if axis_name not in jax.typeof(lax.axis_index(axis_name)).vma:
+        return tree
+    return jax.tree.map(lambda x: lax.pvary(x, axis_name), tree)

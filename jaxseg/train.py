@@ -1,0 +1,313 @@
+"""Trains a segmentation model: python -m jaxseg.train [--config=FILE] [--workdir=DIR]
+
+Without --config it trains the embedded demo, nuclei in a microscopy image, in about a minute. Any
+field of the config can be replaced, as in --config.optim.learning_rate=3e-4. Started again with
+the same workdir, it resumes from the newest checkpoint, exactly where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+
+import jaxseg.config
+from jaxseg import cli, data, losses, optim, parallel
+from jaxseg.checkpoints import Checkpoints
+from jaxseg.config import Config
+from jaxseg.evaluate import Evaluator, make_init, make_model
+from jaxseg.report import Report, score_table
+from jaxseg.steps import make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", jaxseg.config.__file__, "A file whose get_config() returns a jaxseg Config."
+)
+_ALLOW_CHANGE = flags.DEFINE_bool(
+    "allow_config_change", False, "Resume even if the config is not the one the run began with."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, for a run of several processes started by hand."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of these processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The index of this process.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join a run of several processes as the cluster's environment says."
+)
+
+CONFIG_FILE = "config.json"
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or its gradient is not finite."""
+
+
+def train(
+    config: Config,
+    workdir: str | os.PathLike,
+    *,
+    allow_config_change: bool = False,
+    console: Console | None = None,
+) -> dict[str, float | None]:
+    """Trains, or goes on training, until `config.steps`; returns the best checkpoint's scores.
+
+    Everything is kept in `workdir`: `config.json`, `metrics.jsonl`, TensorBoard events,
+    `pictures/` and `checkpoints/`. On SIGTERM or SIGINT the step in progress is finished and
+    saved, and the scores are those so far.
+
+    Raises ValueError or OSError for a config, data or workdir that can't be used, and
+    NotFiniteError when the loss is no longer finite.
+    """
+    primary = parallel.is_primary()
+    console = console if console and primary else Console(quiet=not primary)
+    workdir = pathlib.Path(workdir).absolute()
+
+    _check(config)
+    runner = parallel.make_runner(config.parallel)
+    model = make_model(config)
+    if not primary:
+        parallel.wait_for_all("data is prepared")
+    source = data.open_source(config.data, config.data.train_split)
+    if primary:
+        parallel.wait_for_all("data is prepared")
+    evaluator = Evaluator(config, model, runner)
+    normalise = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
+    train_step = runner.compile(
+        make_train_step(
+            model.apply,
+            losses.combine(config.loss),
+            optim.make_optimizer(config.optim, config.steps),
+            prepare=lambda batch, keys: data.augment(normalise(batch), keys, config.augment),
+            seed=config.seed,
+            ema_decay=config.optim.ema_decay,
+            axis_name=parallel.AXIS,
+        ),
+        donate_state=True,
+    )
+
+    if primary:
+        _claim(workdir, config, allow_config_change, console)
+    parallel.wait_for_all("workdir is claimed")
+    saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    init = make_init(config, model)
+    template = jax.eval_shape(init)
+    start, state = saved.restore_latest(template) or (0, parallel.on_host(init()))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
+    _say(
+        console,
+        f"{f'Resuming after step {start}' if start else 'Training'}, {config.steps} steps: "
+        f"{len(source)} images of {config.data.name}, {count:,} parameters, "
+        f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind}), in {workdir}",
+    )
+
+    report = Report(workdir if primary else None, console, start=start, steps=config.steps)
+    with contextlib.closing(saved), contextlib.closing(report), _Interruption() as interruption:
+        host, hosts = parallel.host()
+        positions = functools.partial(
+            data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
+        )
+        batches = data.batches(
+            source, positions(host=host, hosts=hosts), config.data, start=start, stop=config.steps
+        )
+        clock = _Clock(start)
+        pending = []  # steps whose scalars are still on the device, so that it can run ahead
+        step = start
+        for step, batch in enumerate(batches, start + 1):
+            state, scalars = train_step(state, runner.shard(batch))
+            pending.append((step, scalars))
+            if step == start + 1:
+                jax.block_until_ready(scalars)  # now it is compiled, and time is speed
+                clock.restart(step)
+            logs = step % config.log_every == 0 or step == config.steps
+            evaluates = step % config.eval_every == 0 or step == config.steps
+            stops = (
+                interruption.asked if hosts == 1 else logs and parallel.any_host(interruption.asked)
+            )
+            saves = evaluates or stops or step % config.checkpoint_every == 0
+            if not (logs or saves):
+                continue
+
+            for at, scalars in pending:
+                values = {name: float(x) for name, x in parallel.on_host(scalars).items()}
+                if not all(map(math.isfinite, values.values())):
+                    saved.wait()
+                    names = [source.name(int(index)) for index in positions()[at - 1]]
+                    raise NotFiniteError(_not_finite(at, values, names, saved))
+            pending.clear()
+            if logs:
+                rate = clock.steps_per_second(step)
+                speed = None if rate is None else rate * config.batch_size
+                eta = math.inf if rate is None else (config.steps - step) / rate
+                report.training(step, values, speed, eta)
+            scores = None
+            if evaluates:
+                scores = evaluator.scores(state)
+                report.evaluation(step, scores)
+                if primary and config.pictures:
+                    report.picture(step, evaluator.picture(state))
+            if saves:
+                saved.save(step, state, scores)
+            if stops:
+                break
+            clock.restart(step)
+
+        saved.wait()
+        best = saved.best_step()
+        scores = {} if best is None else saved.scores(best)
+
+    if best is not None:
+        console.print(score_table(scores, config.data.classes, f"Best checkpoint: step {best}"))
+        _say(console, f"best checkpoint  {saved.path(best)}")
+        _say(console, f"pictures         {workdir / 'pictures'}")
+        _say(console, f"evaluate again   {_command('evaluate', workdir)}")
+    if step < config.steps:
+        _say(console, f"Stopped after step {step} of {config.steps}, which is saved. To go on:")
+        _say(console, _command("train", workdir))
+    return scores
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for numbers that make no run."""
+    parallel.check_batch_size(config.batch_size)
+    for name in ("steps", "eval_every", "checkpoint_every", "log_every", "keep_latest"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, but must be at least 1")
+
+
+def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
+    """Makes the workdir this run's, or refuses if it is that of a run with another config."""
+    path = workdir / CONFIG_FILE
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        changes = _changes(json.loads(path.read_text()), json.loads(text))
+        if changes and not allow_change:
+            raise ValueError(
+                f"{workdir} holds a run with another config ({'; '.join(changes)}); choose another "
+                "--workdir, undo the change, or resume with it by --allow_config_change"
+            )
+        for change in changes:
+            _say(console, f"config changed: {change}")
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+def _changes(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, each as `name: old -> new`."""
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name}: {json.dumps(before)} -> {json.dumps(after)}")
+    return found
+
+
+def _not_finite(step: int, values: dict, names: list[str], saved: Checkpoints) -> str:
+    bad = ", ".join(
+        f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)
+    )
+    last = saved.latest_step()
+    good = (
+        "there is no checkpoint yet"
+        if last is None
+        else f"the last good checkpoint is {saved.path(last)}"
+    )
+    return (
+        f"training stopped at step {step}: {bad}; its batch was {', '.join(dict.fromkeys(names))}; "
+        f"{good}. Lower optim.learning_rate, set optim.clip_norm, or look at these images"
+    )
+
+
+def _command(name: str, workdir: pathlib.Path) -> str:
+    """A command that can be copied into the shell that this run was started from."""
+    python = shutil.which("python")
+    if python is None or not os.path.samefile(python, sys.executable):
+        python = sys.executable
+    else:
+        python = "python"
+    return shlex.join([python, "-m", f"jaxseg.{name}", f"--workdir={workdir}"])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+class _Interruption:
+    """Turns the first SIGTERM or SIGINT into a wish to stop; a second one acts as ever."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def __enter__(self):
+        # Only the main thread may set handlers; elsewhere signals act as ever.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class _Clock:
+    """The speed since the last restart."""
+
+    def __init__(self, step: int):
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self._step, self._time = step, time.perf_counter()
+
+    def steps_per_second(self, step: int) -> float | None:
+        """None where no step has passed."""
+        steps = step - self._step
+        return steps / (time.perf_counter() - self._time) if steps else None
+
+
+def _config(workdir: pathlib.Path) -> Config:
+    """The config of the command line; with a workdir alone, the one it was begun with."""
+    chosen = any(arg.lstrip("-").startswith(("config", "noconfig")) for arg in sys.argv[1:])
+    if not chosen and (workdir / CONFIG_FILE).is_file():
+        return jaxseg.config.from_dict(json.loads((workdir / CONFIG_FILE).read_text()))
+    return jaxseg.config.from_dict(dataclasses.asdict(_CONFIG.value))
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    workdir = pathlib.Path(cli.WORKDIR.value or time.strftime("runs/%Y%m%d-%H%M%S"))
+    try:
+        if _DISTRIBUTED.value or _COORDINATOR.value:
+            parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        train(_config(workdir), workdir, allow_config_change=_ALLOW_CHANGE.value)
+    except NotFiniteError as error:
+        cli.fail(str(error), code=1)
+    except (ValueError, OSError) as error:
+        cli.fail(cli.explain(error))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1052 @@
+"""One table of losses, and one test for each clause of their contract."""
+
+import functools
+import inspect
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl.testing import parameterized
+from jax import lax
+from scipy import special
+
+from jaxseg import losses
+
+NUM_CLASSES = 4
+WEIGHTS = (0.5, 2.0, 1.0, 3.0)
+SHAPE = (2, 3, 5)
+
+
+def smoothed(targets, e):
+    return (1 - e) * targets + e / targets.shape[-1]
+
+
+def cross_entropy_map(z, p, label_smoothing=0.0):
+    return -np.sum(smoothed(p, label_smoothing) * special.log_softmax(z, -1), -1)
+
+
+def kl_map(z, p, label_smoothing=0.0, temperature=1.0):
+    p, log_q = smoothed(p, label_smoothing), special.log_softmax(z / temperature, -1)
+    return temperature**2 * np.sum(special.xlogy(p, p) - p * log_q, -1)
+
+
+def relative_entropy_map(z, p, label_smoothing=0.1):
+    return special.rel_entr(special.softmax(z, -1), smoothed(p, label_smoothing)).sum(-1)
+
+
+def mean_of(pixel_map):
+    """The definition of the mean: sum of weight times loss over the sum of weight."""
+
+    def mean(z, p, where, class_weights, **options):
+        weights = where * (1.0 if class_weights is None else p @ np.array(class_weights))
+        return np.sum(weights * pixel_map(z, p, **options)) / np.sum(weights)
+
+    return mean
+
+
+def dice_value(z, p, where, class_weights, smooth=0.0):
+    q, p = special.softmax(z, -1)[where], p[where]
+    weights = np.ones(p.shape[-1]) if class_weights is None else np.array(class_weights)
+    numerator = denominator = 0.0
+    for c in range(p.shape[-1]):
+        if p[:, c].sum() > 0:
+            value = np.abs(p[:, c] - q[:, c]).sum() / (p[:, c].sum() + q[:, c].sum() + smooth)
+            numerator += weights[c] * value
+            denominator += weights[c]
+    return numerator / denominator
+
+
+class Case(NamedTuple):
+    loss: Callable
+    definition: Callable  # (logits, distribution, where, class_weights, **options), in float64
+    options: dict[str, Any]
+    hard: bool = True  # takes integer labels
+
+
+CASES = {
+    "cross_entropy": Case(losses.cross_entropy, mean_of(cross_entropy_map), {}),
+    "cross_entropy_smoothed_weighted": Case(
+        losses.cross_entropy,
+        mean_of(cross_entropy_map),
+        {"label_smoothing": 0.2, "class_weights": WEIGHTS},
+    ),
+    "kl_divergence": Case(losses.kl_divergence, mean_of(kl_map), {}),
+    "kl_divergence_tempered_smoothed_weighted": Case(
+        losses.kl_divergence,
+        mean_of(kl_map),
+        {"temperature": 3.0, "label_smoothing": 0.1, "class_weights": WEIGHTS},
+    ),
+    "relative_entropy": Case(losses.relative_entropy, mean_of(relative_entropy_map), {}),
+    "relative_entropy_weighted": Case(
+        losses.relative_entropy,
+        mean_of(relative_entropy_map),
+        {"label_smoothing": 0.5, "class_weights": WEIGHTS},
+    ),
+    "relative_entropy_unsmoothed": Case(
+        losses.relative_entropy,
+        mean_of(relative_entropy_map),
+        {"label_smoothing": 0.0},
+        hard=False,
+    ),
+    "dice": Case(losses.dice, dice_value, {}),
+    "dice_smooth_weighted": Case(
+        losses.dice, dice_value, {"smooth": 1.0, "class_weights": WEIGHTS}
+    ),
+}
+LOSSES = {case.loss.__name__: case.loss for case in CASES.values()}
+PAIRS = [
+    (name, kind)
+    for name, kind in itertools.product(CASES, ("hard", "soft"))
+    if CASES[name].hard or kind == "soft"
+]
+MAPS = [pair for pair in PAIRS if CASES[pair[0]].loss is not losses.dice]
+
+every_case = pytest.mark.parametrize(("name", "kind"), PAIRS)
+every_map = pytest.mark.parametrize(("name", "kind"), MAPS)
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def enable_x64():
+    """The context manager for float64, which jax 0.7 keeps elsewhere."""
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+
+
+@pytest.fixture
+def x64():
+    with enable_x64():
+        yield
+
+
+class Problem(NamedTuple):
+    logits: np.ndarray
+    labels: np.ndarray
+    where: np.ndarray
+
+    @property
+    def targets(self):
+        return self.labels if self.labels.dtype.kind == "f" else np.eye(NUM_CLASSES)[self.labels]
+
+
+def problem(kind, shape=SHAPE, seed=0):
+    """Random logits, labels and `where`, in float64."""
+    rng = np.random.default_rng(seed)
+    labels = {
+        "hard": rng.integers(0, NUM_CLASSES, shape, np.int32),
+        "soft": rng.dirichlet(np.ones(NUM_CLASSES), shape),
+    }
+    logits = rng.normal(0, 2, (*shape, NUM_CLASSES))
+    return Problem(logits, labels[kind], rng.random(shape) < 0.6)
+
+
+def define(name, data, where=None):
+    """The value of a case by its definition, in float64."""
+    options = {"class_weights": None} | CASES[name].options
+    where = np.ones(data.where.shape, bool) if where is None else where
+    return CASES[name].definition(data.logits, data.targets, where, **options)
+
+
+def call(name, logits, labels, **more):
+    return CASES[name].loss(logits, labels, **CASES[name].options | more)
+
+
+def value_and_grads(name, kind):
+    """`(logits, labels, where) -> (value, gradients)`, in all that is differentiable."""
+    options = dict(CASES[name].options)
+    weights = options.pop("class_weights", None)
+
+    def value(inputs, labels, where):
+        weights, labels = inputs.get("class_weights"), inputs.get("labels", labels)
+        return CASES[name].loss(
+            inputs["logits"], labels, where=where, class_weights=weights, **options
+        )
+
+    def run(logits, labels, where):
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        inputs = {"logits": logits}
+        if kind == "soft":
+            inputs["labels"] = labels
+        if weights is not None:
+            inputs["class_weights"] = jnp.array(weights, logits.dtype)
+        return jax.value_and_grad(value)(inputs, labels, where)
+
+    return run
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_table_is_complete():
+    """Every public loss is in the table, and can be named in a config."""
+    assert set(LOSSES) == set(losses.__all__) - {"combine"}
+    for name in LOSSES:
+        value, terms = losses.combine([(name, 1.0)])(jnp.zeros((2, 3)), jnp.array([0, 1]))
+        assert np.isfinite(value)
+        assert list(terms) == [name]
+
+
+@every_loss
+def test_signature(loss):
+    """Two positional arguments, the rest by keyword; no flag that the contract rules out."""
+    parameters = inspect.signature(loss).parameters
+    positional = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keyword = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert positional == ["logits", "labels"]
+    assert len(positional) + len(keyword) == len(parameters)
+    for name in ("where", "class_weights", "axis_name"):
+        assert keyword[name] is None
+    assert not {"mode", "from_logits", "activation", "ignore_index", "reduction"} & set(keyword)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_value_is_the_definition(name, kind):
+    """In float64, with and without `where`, the value is that of numpy and scipy."""
+    for seed in range(3):
+        data = problem(kind, seed=seed)
+        for where in (None, data.where):
+            value = call(name, data.logits, data.labels, where=where)
+            assert value.dtype == jnp.float64
+            np.testing.assert_allclose(value, define(name, data, where), rtol=1e-12)
+
+
+@every_case
+def test_float32_is_close_to_the_definition(name, kind):
+    data = problem(kind)
+    value = call(name, data.logits, data.labels, where=data.where)
+    assert value.dtype == jnp.float32
+    assert value.shape == ()
+    np.testing.assert_allclose(value, define(name, data, data.where), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_gradient_is_the_numerical_one(name, kind):
+    """The gradient in the logits is the difference quotient of the definition, in float64."""
+    data = problem(kind)
+    _, grads = value_and_grads(name, kind)(*data)
+    step, numerical = 1e-3, np.zeros_like(data.logits)
+    for index in np.ndindex(data.logits.shape):
+        for offset, factor in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12)):
+            logits = data.logits.copy()
+            logits[index] += offset * step
+            moved = define(name, data._replace(logits=logits), data.where)
+            numerical[index] += factor * moved / step
+    assert np.abs(numerical).max() > 1e-3
+    np.testing.assert_allclose(grads["logits"], numerical, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+@pytest.mark.parametrize("shape", [(30,), (5, 6), (1, 2, 3, 5)])
+def test_any_rank(name, kind, shape):
+    """Any arrangement of the same pixels gives the same value and the same gradient."""
+    data = problem(kind)
+    value, grads = value_and_grads(name, kind)(*data)
+    flat = [x.reshape(*shape, *x.shape[3:]) for x in data]
+    other, other_grads = value_and_grads(name, kind)(*flat)
+    np.testing.assert_allclose(other, value, rtol=1e-13)
+    other_logits = other_grads["logits"].reshape(grads["logits"].shape)
+    np.testing.assert_allclose(other_logits, grads["logits"], rtol=1e-12, atol=1e-17)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_single_pixel_without_axes(name, kind):
+    """`*pixels` may be no axis at all."""
+    data = problem(kind, (1,))
+    value = call(name, data.logits[0], data.labels[0])
+    np.testing.assert_allclose(value, define(name, data), rtol=1e-12)
+
+
+GARBAGE = {
+    "nan": (np.nan, 255, np.nan),
+    "inf": (np.inf, -1, np.inf),
+    "minus_inf": (-np.inf, np.iinfo(np.int32).min, -np.inf),
+    "huge": (3e38, np.iinfo(np.int32).max, -3e38),
+    "mixture": ([np.inf, -np.inf, np.nan, 0.0], NUM_CLASSES, [np.nan, 0.0, -1.0, 7.0]),
+    "zero": (0.0, 0, 0.0),
+}
+
+
+@every_case
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_pixels_outside_where_change_nothing(name, kind, garbage):
+    """Value and all gradients are the same bits, whatever the pixels outside `where` hold."""
+    data = problem(kind)
+    data = data._replace(logits=data.logits.astype(np.float32))
+    value, grads = value_and_grads(name, kind)(*data)
+    logit, hard, soft = GARBAGE[garbage]
+    logits, labels = data.logits.copy(), data.labels.copy()
+    logits[~data.where] = logit
+    labels[~data.where] = hard if kind == "hard" else soft
+    other, other_grads = value_and_grads(name, kind)(logits, labels, data.where)
+    assert np.isfinite(value)
+    assert bits(other) == bits(value)
+    assert bits(other_grads) == bits(grads)
+    assert not np.any(other_grads["logits"][~data.where])
+    assert np.all(np.any(other_grads["logits"][data.where] != 0, -1))
+
+
+@every_case
+def test_where_of_all_true_is_none(name, kind):
+    data = problem(kind)
+    everywhere = np.ones(SHAPE, bool)
+    with_where = call(name, data.logits, data.labels, where=everywhere)
+    assert bits(with_where) == bits(call(name, data.logits, data.labels))
+
+
+@every_case
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_nothing_counts(name, kind, garbage):
+    """Without a pixel that counts the loss is 0, and so are all its gradients."""
+    data = problem(kind)
+    logit, hard, soft = GARBAGE[garbage]
+    logits = np.zeros((*SHAPE, NUM_CLASSES), np.float32) + np.array(logit, np.float32)
+    labels = np.full_like(data.labels, hard) if kind == "hard" else data.labels + np.array(soft)
+    value, grads = value_and_grads(name, kind)(logits, labels, np.zeros(SHAPE, bool))
+    assert value == 0.0
+    for grad in grads.values():
+        np.testing.assert_array_equal(grad, np.zeros_like(grad))
+
+
+@every_case
+def test_no_pixels_at_all(name, kind):
+    data = problem(kind, (0, 5))
+    value = call(name, data.logits, data.labels)
+    assert value == 0.0
+
+
+@every_loss
+def test_no_weight_counts(loss):
+    """Pixels of classes with weight 0 do not count either."""
+
+    def value(logits):
+        return loss(logits, jnp.zeros(5, jnp.int32), class_weights=jnp.array([0.0, 1.0, 2.0]))
+
+    logits = jax.random.normal(jax.random.key(0), (5, 3))
+    value, grad = jax.value_and_grad(value)(logits)
+    assert value == 0.0
+    np.testing.assert_array_equal(grad, np.zeros((5, 3)))
+
+
+def test_class_weights_by_hand():
+    """Predictions of 1/4 and 1/2 for labels of weight 1 and 3: the mean divides by 1 + 3."""
+    logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    value = losses.cross_entropy(logits, jnp.array([0, 1]), class_weights=(1, 3))
+    expected = (1 * np.log(4) + 3 * np.log(2)) / (1 + 3)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_class_weights_of_distributions_by_hand():
+    """The weight of a distribution is the expected one: (1 + 3) / 2 and 3."""
+    logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    labels = jnp.array([[0.5, 0.5], [0.0, 1.0]])
+    value = losses.cross_entropy(logits, labels, class_weights=(1, 3))
+    first = -(np.log(0.25) + np.log(0.75)) / 2
+    np.testing.assert_allclose(value, (2 * first + 3 * np.log(2)) / (2 + 3), rtol=1e-6)
+
+
+def test_dice_class_weights_by_hand():
+    """Dice overlaps of 2 * 1/4 / (1 + 3/4) and 2 * 1/2 / (1 + 5/4), weighted 1 and 3."""
+    logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    value = losses.dice(logits, jnp.array([0, 1]), class_weights=(1, 3))
+    first, second = 1 - 2 * 0.25 / (1 + 0.75), 1 - 2 * 0.5 / (1 + 1.25)
+    np.testing.assert_allclose(value, (1 * first + 3 * second) / (1 + 3), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@every_loss
+def test_only_the_ratio_of_class_weights_matters(loss):
+    data = problem("hard")
+    value, seven, one = (
+        loss(data.logits, data.labels, class_weights=weights)
+        for weights in (WEIGHTS, [7 * w for w in WEIGHTS], np.ones(NUM_CLASSES))
+    )
+    np.testing.assert_allclose(seven, value, rtol=1e-14)
+    np.testing.assert_allclose(one, loss(data.logits, data.labels), rtol=1e-14)
+    assert abs(value - one) > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["cross_entropy", "kl_divergence", "relative_entropy"])
+def test_a_weight_of_three_is_three_pixels(name):
+    data = problem("hard", (10,))
+    repeats = np.where(data.labels == 2, 3, 1)
+    assert repeats.max() == 3
+    weighted = LOSSES[name](data.logits, data.labels, class_weights=(1, 1, 3, 1))
+    repeated = LOSSES[name](*(np.repeat(x, repeats, axis=0) for x in data[:2]))
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-14)
+
+
+REPLICAS = 8
+
+
+def spread(kind):
+    """A batch of eight images whose pixels that count lie more and more on the last ones."""
+    data = problem(kind, (REPLICAS, 6), seed=3)
+    where = np.arange(6) < np.array([0, 0, 1, 0, 2, 3, 6, 6])[:, None]
+    features = np.random.default_rng(4).normal(size=(REPLICAS, 6, 3))
+    kernel = np.random.default_rng(5).normal(size=(3, NUM_CLASSES))
+    return data._replace(where=where), features, kernel
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_eight_devices_equal_one_under_pmap(name, kind):
+    """Value and gradient do not depend on how the batch lies on the devices.
+
+    The transpose of a psum is a psum: the gradient of a device's own logits is eight times that of
+    the global loss, and the mean over devices of the parameters' gradient is the global one.
+    """
+    data, features, kernel = spread(kind)
+
+    def loss(params, logits, features, labels, where, axis_name=None):
+        return call(name, features @ params + logits, labels, where=where, axis_name=axis_name)
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1))
+    one, (d_params, d_logits) = gradient(kernel, data.logits, features, *data[1:])
+    eight = jax.pmap(
+        functools.partial(gradient, axis_name="replicas"), "replicas", in_axes=(None, 0, 0, 0, 0)
+    )
+    values, (d_params_8, d_logits_8) = eight(kernel, data.logits, features, *data[1:])
+    np.testing.assert_allclose(values, np.full(REPLICAS, one), rtol=1e-13)
+    np.testing.assert_allclose(d_logits_8, REPLICAS * d_logits, rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(d_params_8.mean(0), d_params, rtol=1e-12, atol=1e-15)
+
+    by_device = [
+        loss(kernel, *x) for x in zip(data.logits, features, *data[1:], strict=True) if x[-1].any()
+    ]
+    assert abs(np.mean(by_device) - one) > 1e-3
+
+    nothing = np.zeros_like(data.where)
+    values, grads = eight(kernel, data.logits, features, data.labels, nothing)
+    assert not np.any(values)
+    assert not any(np.any(grad) for grad in grads)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_eight_devices_equal_one_under_shard_map(name, kind):
+    """Likewise where the gradient is taken of the global function, with jax's own check."""
+    data, features, kernel = spread(kind)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("replicas",))
+    split, whole = jax.sharding.PartitionSpec("replicas"), jax.sharding.PartitionSpec()
+
+    def loss(params, logits, features, labels, where, axis_name=None):
+        return call(name, features @ params + logits, labels, where=where, axis_name=axis_name)
+
+    sharded = jax.shard_map(
+        functools.partial(loss, axis_name="replicas"),
+        mesh=mesh,
+        in_specs=(whole, *[split] * 4),
+        out_specs=whole,
+    )
+    arguments = jax.tree.map(jnp.asarray, (kernel, data.logits, features, *data[1:]))
+    one, grads = jax.value_and_grad(loss, argnums=(0, 1))(*arguments)
+    eight, grads_8 = jax.jit(jax.value_and_grad(sharded, argnums=(0, 1)))(*arguments)
+    np.testing.assert_allclose(eight, one, rtol=1e-13)
+    chex.assert_trees_all_close(grads_8, grads, rtol=1e-12, atol=1e-15)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(name, kind, dtype):
+    """The value is float32, bit for bit that of the same logits in float32; so is the gradient."""
+    data = problem(kind)
+    half = jnp.asarray(data.logits, dtype)
+    labels = jnp.asarray(data.labels, dtype if kind == "soft" else None)
+    full = labels.astype(jnp.float32) if kind == "soft" else labels
+
+    def gradient(logits, labels):
+        return jax.value_and_grad(lambda z: call(name, z, labels, where=data.where))(logits)
+
+    value, grad = gradient(half, labels)
+    expected, expected_grad = gradient(half.astype(jnp.float32), full)
+    assert value.dtype == jnp.float32
+    assert bits(value) == bits(expected)
+    assert grad.dtype == dtype
+    assert bits(grad) == bits(expected_grad.astype(dtype))
+
+
+def test_bfloat16_keeps_small_losses():
+    """A log-softmax in bfloat16 rounds this loss, log(1 + 2 exp(-8)), to 0."""
+    logits = jnp.array([[8.0, 0.0, 0.0]], jnp.bfloat16)
+    assert -jax.nn.log_softmax(logits)[0, 0] == 0
+    value = losses.cross_entropy(logits, jnp.array([0]))
+    np.testing.assert_allclose(value, np.log1p(2 * np.exp(-8)), rtol=1e-4)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_logits_of_ten_thousand(name, kind, dtype):
+    """All combinations of -1e4, 0 and 1e4 give the right value and a finite gradient."""
+    grid = np.array(list(itertools.product([-1e4, 0.0, 1e4], repeat=NUM_CLASSES)))
+    logits = np.repeat(np.asarray(jnp.asarray(grid, dtype), np.float64), NUM_CLASSES, 0)
+    data = problem(kind, (len(logits),))._replace(logits=logits)
+    if kind == "hard":
+        data = data._replace(labels=np.tile(np.arange(NUM_CLASSES, dtype=np.int32), len(grid)))
+    everywhere = np.ones(len(logits), bool)
+    value, grads = value_and_grads(name, kind)(jnp.asarray(logits, dtype), data.labels, everywhere)
+    np.testing.assert_allclose(value, define(name, data), rtol=1e-6)
+    assert np.isfinite(np.asarray(grads["logits"], np.float32)).all()
+
+
+def test_a_certain_mistake_by_hand():
+    """Logits of +-1e4: 2e4 for cross-entropy, and the documented scale for D(q || p)."""
+    logits, labels = jnp.array([[1e4, -1e4]]), jnp.array([1])
+    assert losses.cross_entropy(logits, labels) == 2e4
+    assert losses.cross_entropy(logits, 1 - labels) == 0
+    wrong = losses.relative_entropy(logits, labels, label_smoothing=0.1)
+    np.testing.assert_allclose(wrong, np.log(1 / 0.05), rtol=1e-6)
+    right = losses.relative_entropy(logits, 1 - labels, label_smoothing=0.1)
+    np.testing.assert_allclose(right, np.log(1 / 0.95), rtol=1e-5)
+    assert losses.dice(logits, labels) == 1
+    assert losses.dice(logits, 1 - labels) == 0
+
+
+class TestVariants(chex.TestCase):
+    """The same number with jit, without, from host or device arrays, and replicated by pmap."""
+
+    @chex.all_variants
+    @parameterized.named_parameters([("_".join(pair), *pair) for pair in PAIRS])
+    def test_compiled_equals_plain(self, name, kind):
+        data = problem(kind)
+
+        def gradient(logits, labels, where):
+            return jax.value_and_grad(lambda z: call(name, z, labels, where=where))(logits)
+
+        arguments = jax.tree.map(jnp.asarray, tuple(data))
+        compiled = self.variant(gradient)(*arguments)
+        chex.assert_trees_all_close(compiled, gradient(*arguments), rtol=2e-6, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@every_case
+def test_vmap_is_a_loop(name, kind):
+    """Each of several problems keeps its own mean and its own gradient."""
+    batch = [problem(kind, seed=seed) for seed in range(3)]
+    stacked = Problem(*map(np.stack, zip(*batch, strict=True)))
+
+    def gradient(logits, labels, where):
+        return jax.value_and_grad(lambda z: call(name, z, labels, where=where))(logits)
+
+    mapped = jax.vmap(gradient)(*stacked)
+    looped = jax.tree.map(lambda *x: np.stack(x), *[gradient(*data) for data in batch])
+    chex.assert_trees_all_close(mapped, looped, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.usefixtures("x64")
+@every_map
+def test_the_map_sums_to_the_mean(name, kind):
+    """`reduce=None` gives the weighted map: its sum over that of the weights is the mean."""
+    data = problem(kind)
+    per_pixel = call(name, data.logits, data.labels, where=data.where, reduce=None)
+    assert per_pixel.shape == SHAPE
+    assert not np.any(per_pixel[~data.where])
+    class_weights = CASES[name].options.get("class_weights", np.ones(NUM_CLASSES))
+    weights = data.where * (data.targets @ np.array(class_weights))
+    mean = call(name, data.logits, data.labels, where=data.where)
+    np.testing.assert_allclose(per_pixel.sum() / weights.sum(), mean, rtol=1e-13)
+
+    for index in [(0, 0, 0), (1, 2, 4), (0, 2, 1)]:
+        pixel = Problem(data.logits[index], data.labels[index], np.array(True))
+        expected = define(name, pixel) * weights[index]
+        np.testing.assert_allclose(per_pixel[index], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("label", [NUM_CLASSES, -1, 255, -(2**31)])
+@pytest.mark.parametrize("name", [name for name, kind in PAIRS if kind == "hard"])
+def test_a_label_outside_the_classes_gives_nan(name, label):
+    """Where it counts it makes the loss NaN; outside `where` it is nothing."""
+    data = problem("hard")
+    labels = data.labels.copy()
+    labels[1, 2, 3] = label
+    where = data.where.copy()
+    where[1, 2, 3] = True
+    assert np.isnan(call(name, data.logits, labels, where=where))
+    assert np.isnan(call(name, data.logits, labels))
+    where[1, 2, 3] = False
+    assert np.isfinite(call(name, data.logits, labels, where=where))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in MAPS if kind == "hard"])
+def test_a_label_outside_the_classes_shows_in_the_map(name):
+    data = problem("hard")
+    labels = data.labels.copy()
+    labels[1, 2, 3] = 255
+    wrong = np.isnan(call(name, data.logits, labels, reduce=None))
+    assert np.argwhere(wrong).tolist() == [[1, 2, 3]]
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.uint32])
+@pytest.mark.parametrize("num_classes", [4, 128, 150, 256, 300])
+def test_any_integer_dtype(loss, dtype, num_classes):
+    """The number of classes need not fit into the labels' dtype."""
+    logits = np.random.default_rng(0).normal(size=(6, num_classes))
+    labels = np.array([0, 1, 2, 3, 1, 0])
+    expected = loss(logits, labels.astype(np.int32))
+    assert bits(loss(logits, labels.astype(dtype))) == bits(expected)
+
+
+@every_case
+def test_the_backward_pass_neither_scatters_nor_gathers(name, kind):
+    """Both are slow on accelerators; a loss by take_along_axis, for comparison, has both."""
+    data = problem(kind)
+
+    def by_gather(logits):
+        log_probs = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(log_probs, np.zeros((*SHAPE, 1), np.int32), -1).mean()
+
+    def primitives(loss):
+        return set(re.findall(r"\b(?:scatter|gather)", str(jax.make_jaxpr(jax.grad(loss))(logits))))
+
+    logits = jnp.asarray(data.logits)
+    assert primitives(by_gather) == {"scatter", "gather"}
+    assert primitives(lambda z: call(name, z, data.labels, where=data.where)) == set()
+
+
+Z, L = np.zeros((2, 3), np.float32), np.array([0, 1], np.int32)
+WRONG = {
+    "integer logits": (
+        lambda loss: loss(np.zeros((2, 3), np.int32), L),
+        TypeError,
+        ["logits are int32[2, 3]", "floating-point [*pixels, classes]"],
+    ),
+    "scalar logits": (
+        lambda loss: loss(np.float32(0), np.int32(0)),
+        TypeError,
+        ["logits are float32[]", "[*pixels, classes]"],
+    ),
+    "class indices as floats": (
+        lambda loss: loss(Z, L.astype(np.float32)),
+        ValueError,
+        ["labels are float32[2]", "logits [2, 3]", "integer dtype and shape [2]"],
+    ),
+    "one-hot labels as integers": (
+        lambda loss: loss(Z, np.zeros((2, 3), np.int32)),
+        ValueError,
+        ["labels are int32[2, 3]", "float dtype and shape [2, 3]"],
+    ),
+    "too few labels": (
+        lambda loss: loss(Z, L[:1]),
+        ValueError,
+        ["labels are int32[1]", "logits [2, 3]", "shape [2]"],
+    ),
+    "transposed distributions": (
+        lambda loss: loss(Z, Z.T),
+        ValueError,
+        ["labels are float32[3, 2]", "float dtype and shape [2, 3]"],
+    ),
+    "boolean labels": (
+        lambda loss: loss(Z, L.astype(bool)),
+        TypeError,
+        ["labels are bool", "class indices or a distribution"],
+    ),
+    "boolean one-hot labels": (
+        lambda loss: loss(Z, Z.astype(bool)),
+        TypeError,
+        ["labels are bool", "class indices or a distribution"],
+    ),
+    "complex labels": (
+        lambda loss: loss(Z, Z.astype(np.complex64)),
+        TypeError,
+        ["labels are complex64", "class indices or a distribution"],
+    ),
+    "where as numbers": (
+        lambda loss: loss(Z, L, where=np.ones(2, np.float32)),
+        ValueError,
+        ["where is float32[2]", "bool[2]"],
+    ),
+    "where with channels": (
+        lambda loss: loss(Z, L, where=np.ones((2, 1), bool)),
+        ValueError,
+        ["where is bool[2, 1]", "bool[2]"],
+    ),
+    "class_weights of another number": (
+        lambda loss: loss(Z, L, class_weights=(1.0, 2.0)),
+        ValueError,
+        ["class_weights have shape [2]", "3 classes", "one weight for each"],
+    ),
+    "class_weights of one number": (
+        lambda loss: loss(Z, L, class_weights=2.0),
+        ValueError,
+        ["class_weights have shape []", "3 classes"],
+    ),
+}
+
+
+@every_loss
+@pytest.mark.parametrize("wrong", WRONG)
+def test_errors_say_what_was_got_and_needed(loss, wrong):
+    attempt, exception, words = WRONG[wrong]
+    with pytest.raises(exception) as error:
+        attempt(loss)
+    for word in words:
+        assert word in str(error.value)
+
+
+OPTIONS = {
+    "negative label_smoothing": (
+        "cross_entropy",
+        {"label_smoothing": -0.1},
+        ["label_smoothing is -0.1", "0..1"],
+    ),
+    "label_smoothing above 1": (
+        "kl_divergence",
+        {"label_smoothing": 1.5},
+        ["label_smoothing is 1.5", "0..1"],
+    ),
+    "label_smoothing that is NaN": (
+        "relative_entropy",
+        {"label_smoothing": float("nan")},
+        ["label_smoothing is nan", "0..1"],
+    ),
+    "relative_entropy without smoothing": (
+        "relative_entropy",
+        {"label_smoothing": 0.0},
+        ["integer labels", "label_smoothing 0", "label_smoothing in (0, 1]", "0.1"],
+    ),
+    "temperature 0": (
+        "kl_divergence",
+        {"temperature": 0.0},
+        ["temperature is 0.0", "positive"],
+    ),
+    "negative temperature": (
+        "kl_divergence",
+        {"temperature": -1.0},
+        ["temperature is -1.0", "positive"],
+    ),
+    "temperature that is NaN": (
+        "kl_divergence",
+        {"temperature": float("nan")},
+        ["temperature is nan", "positive"],
+    ),
+    "reduce to a sum": (
+        "cross_entropy",
+        {"reduce": "sum"},
+        ["reduce is 'sum'", '"mean" or None'],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", OPTIONS)
+def test_errors_of_options_say_what_was_got_and_needed(wrong):
+    name, options, words = OPTIONS[wrong]
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        LOSSES[name](Z, L, **options)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_relative_entropy_of_distributions_needs_no_smoothing():
+    value = losses.relative_entropy(Z, np.full((2, 3), 1 / 3, np.float32), label_smoothing=0.0)
+    np.testing.assert_allclose(value, 0.0, atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+class TestIdentities:
+    """What the definitions imply, in float64."""
+
+    @pytest.mark.parametrize("e", [0.0, 0.3])
+    @pytest.mark.parametrize("kind", ["hard", "soft"])
+    def test_cross_entropy_is_entropy_plus_divergence(self, kind, e):
+        data = problem(kind)
+        entropy = special.entr(smoothed(data.targets, e)).sum(-1).mean()
+        kl = losses.kl_divergence(data.logits, data.labels, label_smoothing=e)
+        ce = losses.cross_entropy(data.logits, data.labels, label_smoothing=e)
+        np.testing.assert_allclose(ce, entropy + kl, rtol=1e-13)
+
+    def test_one_hot_divergence_is_cross_entropy(self):
+        data = problem("hard")
+        for labels in (data.labels, data.targets):
+            kl = losses.kl_divergence(data.logits, labels)
+            np.testing.assert_allclose(
+                kl, losses.cross_entropy(data.logits, data.labels), rtol=1e-14
+            )
+
+    def test_one_hot_distributions_are_class_indices(self):
+        data = problem("hard")
+        for loss in LOSSES.values():
+            hard, soft = (
+                loss(data.logits, x, class_weights=WEIGHTS) for x in (data.labels, data.targets)
+            )
+            np.testing.assert_allclose(soft, hard, rtol=1e-15)
+
+    @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+    def test_divergences_are_positive_and_zero_where_equal(self, temperature):
+        """D(p || q) and D(q || p) are at least 0, and 0 with zero gradient only where q = p."""
+        for seed in range(5):
+            data = problem("soft", seed=seed)
+            equal = temperature * np.log(data.targets)
+            kl = functools.partial(losses.kl_divergence, temperature=temperature)
+            reverse = functools.partial(losses.relative_entropy, label_smoothing=0.0)
+            for loss, optimum in ((kl, equal), (reverse, np.log(data.targets))):
+                assert np.all(loss(data.logits, data.labels, reduce=None) > 1e-4)
+                value, grad = jax.value_and_grad(loss)(optimum, data.labels)
+                np.testing.assert_allclose(value, 0.0, atol=1e-15)
+                np.testing.assert_allclose(grad, np.zeros_like(grad), atol=1e-16)
+
+    def test_relative_entropy_is_zero_at_the_smoothed_label(self):
+        data = problem("hard")
+        optimum = np.log(smoothed(data.targets, 0.1))
+        value, grad = jax.value_and_grad(losses.relative_entropy)(optimum, data.labels)
+        np.testing.assert_allclose(value, 0.0, atol=1e-15)
+        np.testing.assert_allclose(grad, np.zeros_like(grad), atol=1e-16)
+
+    def test_the_two_divergences_are_each_other_reversed(self):
+        """D(p || q) of one function is D(q || p) of the other with p and q exchanged."""
+        data = problem("soft")
+        kl = losses.kl_divergence(data.logits, data.labels)
+        reverse = losses.relative_entropy(
+            np.log(data.labels), special.softmax(data.logits, -1), label_smoothing=0.0
+        )
+        np.testing.assert_allclose(kl, reverse, rtol=1e-13)
+
+    @pytest.mark.parametrize("e", [1e-6, 0.01, 0.1, 0.5, 1.0])
+    def test_closed_form_of_relative_entropy(self, e):
+        """A (1 - q_y) - H(q) - log(1 - e + e/C), where A = log((1 - e + e/C) / (e/C))."""
+        data = problem("hard")
+        q = special.softmax(data.logits, -1)
+        q_y = np.sum(q * data.targets, -1)
+        peak, floor = 1 - e + e / NUM_CLASSES, e / NUM_CLASSES
+        expected = np.log(peak / floor) * (1 - q_y) - special.entr(q).sum(-1) - np.log(peak)
+        value = losses.relative_entropy(data.logits, data.labels, label_smoothing=e, reduce=None)
+        np.testing.assert_allclose(value, expected, rtol=1e-11)
+
+    @pytest.mark.parametrize("kind", ["hard", "soft"])
+    @pytest.mark.parametrize("e", [0.0, 0.2])
+    def test_gradient_of_cross_entropy_is_q_minus_p(self, kind, e):
+        data = problem(kind)
+        q, p = special.softmax(data.logits, -1), smoothed(data.targets, e)
+        for loss in (losses.cross_entropy, losses.kl_divergence):
+            grad = jax.grad(functools.partial(loss, label_smoothing=e))(data.logits, data.labels)
+            np.testing.assert_allclose(grad * data.where.size, q - p, rtol=1e-12, atol=1e-15)
+
+    def test_gradient_at_a_temperature(self):
+        """T^2 times 1/T: the gradient is T (q - p), where q is the softmax of z / T."""
+        data = problem("soft")
+        grad = jax.grad(functools.partial(losses.kl_divergence, temperature=5.0))(*data[:2])
+        q = special.softmax(data.logits / 5, -1)
+        expected = 5 * (q - data.labels)
+        np.testing.assert_allclose(grad * data.where.size, expected, rtol=1e-11, atol=1e-14)
+
+    @pytest.mark.parametrize("kind", ["hard", "soft"])
+    def test_gradient_of_relative_entropy(self, kind):
+        """q_j (log(q_j / p_j) - D)."""
+        data = problem(kind)
+        q, p = special.softmax(data.logits, -1), smoothed(data.targets, 0.1)
+        divergence = special.rel_entr(q, p).sum(-1, keepdims=True)
+        grad = jax.grad(losses.relative_entropy)(data.logits, data.labels)
+        expected = q * (np.log(q / p) - divergence)
+        np.testing.assert_allclose(grad * data.where.size, expected, rtol=1e-11, atol=1e-14)
+
+    @every_case
+    def test_a_constant_added_to_the_logits_changes_nothing(self, name, kind):
+        """Hence the gradient sums to 0 over the classes."""
+        data = problem(kind)
+        shift = np.random.default_rng(1).normal(0, 10, (*SHAPE, 1))
+        value, grads = value_and_grads(name, kind)(*data)
+        shifted = call(name, data.logits + shift, data.labels, where=data.where)
+        np.testing.assert_allclose(shifted, value, rtol=1e-12)
+        np.testing.assert_allclose(grads["logits"].sum(-1), np.zeros(SHAPE), atol=1e-15)
+
+    @every_case
+    def test_the_order_of_classes_and_pixels_is_immaterial(self, name, kind):
+        data = problem(kind, (20,))
+        rng = np.random.default_rng(2)
+        pixels, classes = rng.permutation(20), rng.permutation(NUM_CLASSES)
+        labels = data.labels[pixels]
+        labels = np.argsort(classes)[labels] if kind == "hard" else labels[:, classes]
+        more = {"where": data.where[pixels]}
+        if "class_weights" in CASES[name].options:
+            more["class_weights"] = np.array(WEIGHTS)[classes]
+        value = call(name, data.logits[pixels][:, classes], labels, **more)
+        np.testing.assert_allclose(value, define(name, data, data.where), rtol=1e-12)
+
+    def test_optax_agrees(self):
+        """With optax's cross-entropies, and its divergence in both directions."""
+        hard, soft = problem("hard"), problem("soft")
+        log_q, p = special.log_softmax(soft.logits, -1), soft.labels
+        smooth = smoothed(hard.targets, 0.1)
+        pairs = (
+            (
+                losses.cross_entropy(hard.logits, hard.labels, reduce=None),
+                optax.losses.softmax_cross_entropy_with_integer_labels(hard.logits, hard.labels),
+            ),
+            (
+                losses.cross_entropy(soft.logits, p, reduce=None),
+                optax.losses.softmax_cross_entropy(soft.logits, p),
+            ),
+            (
+                losses.kl_divergence(soft.logits, p, reduce=None),
+                optax.losses.kl_divergence(log_q, p),
+            ),
+            (
+                losses.relative_entropy(hard.logits, hard.labels, reduce=None),
+                optax.losses.kl_divergence(np.log(smooth), special.softmax(hard.logits, -1)),
+            ),
+        )
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+
+    def test_smoothing_of_integers_is_smoothing_of_distributions(self):
+        data = problem("hard")
+        smooth = np.asarray(optax.smooth_labels(data.targets, 0.3))
+        for loss in (losses.cross_entropy, losses.kl_divergence, losses.relative_entropy):
+            ours = loss(data.logits, data.labels, label_smoothing=0.3)
+            given = loss(data.logits, smooth, label_smoothing=0.0)
+            np.testing.assert_allclose(ours, given, rtol=1e-13)
+
+    @pytest.mark.parametrize("smooth", [0.0, 1.0])
+    def test_dice_of_hard_labels_is_the_familiar_form(self, smooth):
+        """1 - (2 sum pq + s) / (sum p + sum q + s), averaged over the classes."""
+        data = problem("hard")
+        q, p = special.softmax(data.logits, -1)[data.where], data.targets[data.where]
+        overlap, size = 2 * np.sum(p * q, 0), np.sum(p, 0) + np.sum(q, 0)
+        expected = np.mean(1 - (overlap + smooth) / (size + smooth))
+        value = losses.dice(data.logits, data.labels, where=data.where, smooth=smooth)
+        np.testing.assert_allclose(value, expected, rtol=1e-13)
+
+    def test_dice_of_hard_predictions_is_one_minus_mean_dice(self):
+        """Mean Dice by sets, over the classes that the labels contain: class 2 is absent."""
+        rng = np.random.default_rng(6)
+        labels, preds = rng.choice([0, 1, 3], (2, 9, 9)), rng.integers(0, NUM_CLASSES, (2, 9, 9))
+        expected = np.mean(
+            [
+                2
+                * np.sum((labels == c) & (preds == c))
+                / (np.sum(labels == c) + np.sum(preds == c))
+                for c in (0, 1, 3)
+            ]
+        )
+        value = losses.dice(1e4 * np.eye(NUM_CLASSES)[preds], labels)
+        np.testing.assert_allclose(value, 1 - expected, rtol=1e-13)
+
+    def test_dice_of_perfect_predictions_is_zero(self):
+        labels = np.array([0, 1, 1, 3])
+        assert losses.dice(1e4 * np.eye(NUM_CLASSES)[labels], labels) == 0
+
+    def test_dice_of_distributions_is_minimal_at_the_labels(self):
+        """0 at q = p and above elsewhere, where the product form would still fall."""
+        data = problem("soft")
+        optimum, rng = np.log(data.labels), np.random.default_rng(7)
+
+        def product_form(z):
+            q, p = special.softmax(z, -1).reshape(-1, 4), data.labels.reshape(-1, 4)
+            return np.mean(1 - 2 * np.sum(p * q, 0) / (np.sum(p, 0) + np.sum(q, 0)))
+
+        np.testing.assert_allclose(losses.dice(optimum, data.labels), 0.0, atol=1e-15)
+        for size in (1e-3, 0.1, 1.0):
+            for _ in range(5):
+                moved = optimum + size * rng.normal(size=optimum.shape)
+                assert losses.dice(moved, data.labels) > 0.1 * size / (1 + size)
+        assert product_form(2 * optimum) < product_form(optimum) - 0.01
+
+
+class TestCombine:
+    """A weighted sum of losses, from a config's plain data."""
+
+    TERMS = (
+        ("cross_entropy", 1.0),
+        ("relative_entropy", 0.5, {"label_smoothing": 0.2}),
+        ("dice", 2, {"smooth": 1.0, "class_weights": WEIGHTS}),
+    )
+
+    def values(self, data, **more):
+        return {
+            "cross_entropy": losses.cross_entropy(*data[:2], **more),
+            "relative_entropy": losses.relative_entropy(*data[:2], label_smoothing=0.2, **more),
+            "dice": losses.dice(*data[:2], smooth=1.0, class_weights=WEIGHTS, **more),
+        }
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("terms", [TERMS, [list(term) for term in TERMS]])
+    def test_weighted_sum_and_unweighted_terms(self, terms):
+        data = problem("hard")
+        total, by_term = losses.combine(terms)(*data[:2], where=data.where)
+        expected = self.values(data, where=data.where)
+        chex.assert_trees_all_equal(by_term, expected)
+        assert list(by_term) == list(expected)
+        weighted = 1.0 * expected["cross_entropy"] + 0.5 * expected["relative_entropy"]
+        np.testing.assert_allclose(total, weighted + 2 * expected["dice"], rtol=1e-15)
+
+    @pytest.mark.usefixtures("x64")
+    def test_over_replicas(self):
+        data, _, _ = spread("hard")
+        loss = losses.combine(self.TERMS)
+        one = loss(*data[:2], where=data.where)
+        eight = jax.pmap(
+            lambda z, labels, where: loss(z, labels, where=where, axis_name="replicas"), "replicas"
+        )(*data)
+        for value, values in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+            np.testing.assert_allclose(values, np.full(REPLICAS, value), rtol=1e-13)
+
+    def test_repeated_names_are_numbered(self):
+        """The second term of a name gets `_2`, and the third `_3`, whatever stands between."""
+        terms = [("dice", 1.0), ("cross_entropy", 1.0), ("dice", 3.0, {"smooth": 1.0})]
+        data = problem("hard")
+        total, by_term = losses.combine([*terms, ("dice", 1.0, {"smooth": 9.0})])(*data[:2])
+        assert list(by_term) == ["dice", "cross_entropy", "dice_2", "dice_3"]
+        assert by_term["dice_2"] == losses.dice(*data[:2], smooth=1.0)
+        expected = np.dot([1.0, 1.0, 3.0, 1.0], list(by_term.values()))
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("terms", "words"),
+        [
+            ([], ["no terms", "at least one of cross_entropy", "dice"]),
+            ([("crossentropy", 1.0)], ["'crossentropy' does not exist", "cross_entropy", "dice"]),
+            ([("combine", 1.0)], ["'combine' does not exist"]),
+            (
+                [("dice", 1.0, {"smoothing": 1.0})],
+                ["'dice' has no option 'smoothing'", "class_weights, smooth"],
+            ),
+            ([("dice", 1.0, {"where": None})], ["no option 'where'"]),
+            ([("cross_entropy", 1.0, {"reduce": None})], ["no option 'reduce'"]),
+            ([("dice", 1.0, {"axis_name": "i"})], ["no option 'axis_name'"]),
+            (["dice"], ["'dice' is not understood", "(name, weight)"]),
+            ([("dice",)], ["('dice',) is not understood", "(name, weight)"]),
+            ([("dice", "1.0")], ["('dice', '1.0') is not understood"]),
+            ([(1.0, "dice")], ["(1.0, 'dice') is not understood"]),
+            ([("dice", 1.0, 2.0)], ["('dice', 1.0, 2.0) is not understood", '{"option": value}']),
+        ],
+    )
+    def test_errors(self, terms, words):
+        with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+            losses.combine(terms)
+        for word in words:
+            assert word in str(error.value)
+
+
+def test_one_replica_is_no_replica():
+    """A mapped axis of length 1 changes no bit."""
+    data = problem("hard", (1, 6))
+    for name, loss in LOSSES.items():
+        mapped = jax.vmap(functools.partial(loss, axis_name="replicas"), axis_name="replicas")
+        plain = jax.vmap(loss)
+        assert bits(mapped(*data[:2])) == bits(plain(*data[:2])), name
+
+
+def test_psum_is_the_only_collective():
+    """Value and count are summed over replicas; nothing is gathered."""
+    data = problem("hard", (REPLICAS, 6))
+    for name, loss in LOSSES.items():
+
+        def replica(z, labels, loss=loss):
+            return loss(z, labels, axis_name="replicas")
+
+        text = str(jax.make_jaxpr(jax.pmap(replica, "replicas"))(*data[:2]))
+        assert "psum" in text, name
+        assert not re.search(r"\b(all_gather|all_to_all|ppermute)", text), name
+    assert "all_gather" in str(
+        jax.make_jaxpr(jax.pmap(lambda x: lax.all_gather(x, "i"), "i"))(np.zeros((REPLICAS, 2)))
+    )
