@@ -72,8 +72,8 @@ def prepare(
 
     logits = logits.astype(dtype)
     if integers:
-        # By comparison, not by gather: the transpose of a gather is a scatter-add, which is slow.
-        targets = (labels[..., None] == lax.iota(labels.dtype, num_classes)).astype(dtype)
+        # Dense, not a gather of the label's logit: its transpose is a scatter-add, which is slow.
+        targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
         counts = jnp.where((labels >= 0) & (labels < num_classes), 1.0, jnp.nan).astype(dtype)
     else:
         targets = labels.astype(dtype)
@@ -108,7 +108,9 @@ def reduce(
     """
     weights = pixels.counts
     if pixels.class_weights is not None:
-        weights = weights * jnp.sum(pixels.targets * pixels.class_weights, -1)
+        weights = weights * jnp.sum(
+            pixels.targets * jnp.broadcast_to(pixels.class_weights, pixels.targets.shape), -1
+        )
     values = values * weights
     if how is None:
         return values

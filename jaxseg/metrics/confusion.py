@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -26,12 +27,13 @@ def confusion_matrix(
 ) -> Int[Array, "labels preds"]:
     """Counts the pixels of each label (row) and prediction (column), over all replicas.
 
-    Exact up to 2^31 pixels a call, the range of int32. Labels and predictions outside
-    0..num_classes-1 are not counted.
+        Exact up to 2^31 pixels a call, the range of int32. Labels and predictions outside
+        0..num_classes-1 are not counted.
 
-    >>> import jax.numpy as jnp
-    >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
+        >>> import jax
+    import jax.numpy as jnp
+        >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
     """
     preds, labels = jnp.asarray(preds), jnp.asarray(labels)
     shapes = [x.shape for x in (preds, labels, where) if x is not None]
@@ -40,17 +42,13 @@ def confusion_matrix(
     if where is None:
         where = jnp.ones(labels.shape, bool)
     # A product of one-hot matrices rather than a scatter, which is slow on accelerators.
-    rows = _one_hot(labels, num_classes) * where.astype(jnp.int8)[..., None]
-    columns = _one_hot(preds, num_classes)
+    rows = jax.nn.one_hot(labels, num_classes, dtype=jnp.int8) * where[..., None]
+    columns = jax.nn.one_hot(preds, num_classes, dtype=jnp.int8)
     pixels = tuple(range(labels.ndim))
     counts = lax.dot_general(
         rows, columns, ((pixels, pixels), ((), ())), preferred_element_type=jnp.int32
     )
     return counts if axis_name is None else lax.psum(counts, axis_name)
-
-
-def _one_hot(values: Array, num_classes: int) -> Array:
-    return (values[..., None] == lax.iota(values.dtype, num_classes)).astype(jnp.int8)
 
 
 def iou(confusion: Int[np.ndarray, "labels preds"]) -> Float[np.ndarray, " classes"]:
