@@ -38,7 +38,7 @@ class Report:
         _drop_after(workdir / METRICS, start)
         self._metrics = (workdir / METRICS).open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        if console.is_terminal:
+        if console.is_terminal and not console.is_jupyter:
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
