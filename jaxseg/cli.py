@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
+import itertools
+import pathlib
 import re
 import sys
 import typing
@@ -16,12 +20,22 @@ from jaxseg import config as config_module
 from jaxseg.config import Config
 
 USAGE_ERROR = 2
-WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the run. [train: a new one]")
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a command's `main`, with arguments that can't be understood said in one line."""
-    app.run(main, flags_parser=_parse)
+def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+    """Runs a command: its flags, then `main()`. Bad arguments are said in one line.
+
+    Flags are defined here rather than on import, because ml_collections reads the command line to
+    define a config flag, and a program that only imports the library has its own.
+    """
+    path = _config_path(sys.argv)
+    if path is not None and not pathlib.Path(path).is_file():
+        fail(f"the config file {path} does not exist; name a file such as configs/folder.py")
+    others = set(flags.FLAGS)
+    with _one_line_errors(sys.argv):
+        define_flags()
+    own = sorted(set(flags.FLAGS) - others)
+    app.run(lambda _: main(), flags_parser=functools.partial(_parse, own=own))
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> typing.NoReturn:
@@ -38,22 +52,12 @@ def explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], *, own: list[str]) -> list[str]:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
-        print(_help(), end="")
+        print(_help(own), end="")
         sys.exit(0)
-    try:
+    with _one_line_errors(argv):
         rest = flags.FLAGS(argv)
-    except flags.Error as error:
-        fail(f"{error}; see --help")
-    except KeyError:
-        fail(_unknown_field(argv))
-    except OSError as error:
-        fail(f"the config file can't be read: {explain(error).splitlines()[0]}")
-    except (AttributeError, TypeError, ValueError) as error:
-        fail(f"the arguments can't be applied to the config: {explain(error)}; see --help")
-    except Exception as error:  # whatever a config file raises when it is executed
-        fail(f"the config file fails with {type(error).__name__}: {explain(error)}")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     if len(rest) > 1:
@@ -61,6 +65,29 @@ def _parse(argv: list[str]) -> list[str]:
     if "config" in flags.FLAGS and not _is_config(flags.FLAGS.config):
         fail("get_config() of the config file must return a jaxseg.config.Config")
     return rest
+
+
+@contextlib.contextmanager
+def _one_line_errors(argv: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except flags.Error as error:
+        fail(f"{error}; see --help")
+    except KeyError:
+        fail(_unknown_field(argv))
+    except (AttributeError, TypeError, ValueError) as error:
+        fail(f"the arguments can't be applied to the config: {explain(error)}; see --help")
+    except Exception as error:  # whatever a config file raises when it is executed
+        fail(f"the config file {_config_path(argv)} can't be loaded: {explain(error)}")
+
+
+def _config_path(argv: list[str]) -> str | None:
+    for argument, following in itertools.zip_longest(argv[1:], argv[2:]):
+        if argument in ("--config", "-config"):
+            return following
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    return None
 
 
 def _is_config(value) -> bool:
@@ -91,13 +118,13 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, str, typing.Any,
             yield name, field.type, field.default, comments.get(field.name, "")
 
 
-def _help() -> str:
-    main = sys.modules["__main__"]
-    lines = [inspect.cleandoc(main.__doc__ or ""), "", "Options:"]
-    for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], []):
-        default = "" if flag.default in (None, False) else f" [{flag.default}]"
-        lines.append(f"  --{flag.name}  {flag.help}{default}")
-    if "config" in flags.FLAGS:
+def _help(own: list[str]) -> str:
+    lines = [inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), "", "Options:"]
+    for name in own:
+        if not name.startswith("config."):
+            lines += [f"  --{name}", f"      {flags.FLAGS[name].help}"]
+    lines += ["  --verbosity=1", "      Show the traceback of an error, and more of what happens."]
+    if "config" in own:
         lines += ["", "Fields of the config, with their defaults:"]
         for name, _, default, comment in fields(Config):
             lines.append(f"  --config.{name}={default!r}")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from rich.console import Console
 
 from jaxseg import (
@@ -141,17 +142,20 @@ def make_init(config: Config, model: models.Functional) -> Callable[[], TrainSta
     )
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    if not cli.WORKDIR.value:
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The directory of the run to score.")
+
+
+def main() -> None:
+    workdir = flags.FLAGS.workdir
+    if not workdir:
         cli.fail("--workdir is missing; give the directory of a run, as training printed it")
     try:
-        step, run, scores = evaluate(cli.WORKDIR.value)
+        step, run, scores = evaluate(workdir)
     except (ValueError, OSError) as error:
         cli.fail(cli.explain(error))
-    title = f"Best checkpoint: step {step}"
-    Console().print(report.score_table(scores, run.data.classes, title))
+    Console().print(report.score_table(scores, run.data.classes, f"Best checkpoint: step {step}"))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

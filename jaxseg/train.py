@@ -34,21 +34,6 @@ from jaxseg.evaluate import Evaluator, make_init, make_model
 from jaxseg.report import Report, score_table
 from jaxseg.steps import make_train_step
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", jaxseg.config.__file__, "A file whose get_config() returns a jaxseg Config."
-)
-_ALLOW_CHANGE = flags.DEFINE_bool(
-    "allow_config_change", False, "Resume even if the config is not the one the run began with."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, for a run of several processes started by hand."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of these processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "The index of this process.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join a run of several processes as the cluster's environment says."
-)
-
 CONFIG_FILE = "config.json"
 
 
@@ -293,16 +278,36 @@ def _config(workdir: pathlib.Path) -> Config:
     chosen = any(arg.lstrip("-").startswith(("config", "noconfig")) for arg in sys.argv[1:])
     if not chosen and (workdir / CONFIG_FILE).is_file():
         return jaxseg.config.from_dict(json.loads((workdir / CONFIG_FILE).read_text()))
-    return jaxseg.config.from_dict(dataclasses.asdict(_CONFIG.value))
+    return jaxseg.config.from_dict(dataclasses.asdict(flags.FLAGS.config))
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    workdir = pathlib.Path(cli.WORKDIR.value or time.strftime("runs/%Y%m%d-%H%M%S"))
+def define_flags() -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        jaxseg.config.__file__,
+        "A file whose get_config() returns a jaxseg.config.Config. [the embedded demo]",
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is kept, and resumed from. [a new directory in runs/]"
+    )
+    flags.DEFINE_bool(
+        "allow_config_change", False, "Resume even if the config is not the one it began with."
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, where several are started by hand."
+    )
+    flags.DEFINE_integer("num_processes", None, "The number of these processes.")
+    flags.DEFINE_integer("process_id", None, "The index of this process.")
+    flags.DEFINE_bool("distributed", False, "Join several processes as the cluster says.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    workdir = pathlib.Path(args.workdir or time.strftime("runs/%Y%m%d-%H%M%S"))
     try:
-        if _DISTRIBUTED.value or _COORDINATOR.value:
-            parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        train(_config(workdir), workdir, allow_config_change=_ALLOW_CHANGE.value)
+        if args.distributed or args.coordinator:
+            parallel.initialize(args.coordinator, args.num_processes, args.process_id)
+        train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
     except NotFiniteError as error:
         cli.fail(str(error), code=1)
     except (ValueError, OSError) as error:
@@ -310,4 +315,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -62,7 +62,9 @@ class TfdsSource:
                 config.name, data_dir=config.root or None, file_format="array_record"
             )
         except tfds.core.DatasetNotFoundError:
-            close = difflib.get_close_matches(config.name, tfds.list_builders(), n=3)
+            # Community data sets would be asked for over the network, with TensorFlow.
+            known = tfds.list_builders(with_community_datasets=False)
+            close = difflib.get_close_matches(config.name, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "see tfds.list_builders()"
             raise DataError(
                 f"data.name is {config.name!r}, which is neither a tensorflow-datasets data set "
