@@ -67,7 +67,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays), checksums=ocp.args.JsonSave(checksums)
             ),
-            metrics=scores,
+            metrics=scores or {},  # None would make orbax warn
             force=True,
         )
 

@@ -104,11 +104,12 @@ class Evaluator:
         return {f"val/{k}": None if np.isnan(v) else v for k, v in scores.items()}
 
     def picture(self, state: TrainState) -> np.ndarray:
-        """The first images of the split with their labels, predictions and entropies."""
+        """Images spread over the split, with their labels, predictions and entropies."""
         classes = self._config.data.classes
         count = min(self._config.pictures, len(self._source))
-        positions = data.eval_positions(count, batch_size=count)
-        (batch,) = data.batches(self._source, positions, self._config.data)
+        load = data.make_loader(self._source, self._config.data)
+        indices = np.linspace(0, len(self._source) - 1, count).astype(int)
+        batch = data.collate(map(load, indices))
         probs = np.asarray(self._predict(parallel.local(state), batch))
         examples = zip(*batch, probs, strict=True)
         return pictures.sheet([pictures.panels(*x, classes) for x in examples], classes)

@@ -2,7 +2,13 @@
 
 from jaxseg.data.augment import augment, normalise
 from jaxseg.data.datasets import DataError, Example, Source, open_source
-from jaxseg.data.pipeline import batches, eval_positions, train_positions
+from jaxseg.data.pipeline import (
+    batches,
+    collate,
+    eval_positions,
+    make_loader,
+    train_positions,
+)
 
 __all__ = [
     "DataError",
@@ -10,7 +16,9 @@ __all__ = [
     "Source",
     "augment",
     "batches",
+    "collate",
     "eval_positions",
+    "make_loader",
     "normalise",
     "open_source",
     "train_positions",

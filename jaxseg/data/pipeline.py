@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import grain
@@ -46,13 +46,14 @@ def batches(
     Indices past the end of the source become images that don't count.
     """
     load = make_loader(source, config)
-
-    def load_all(indices):
-        return Batch(*map(np.stack, zip(*map(load, indices), strict=True)))
-
-    dataset = positions[start:stop].map(load_all)
+    dataset = positions[start:stop].map(lambda indices: collate(map(load, indices)))
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     return iter(dataset.to_iter_dataset(options))
+
+
+def collate(examples: Iterable[Batch]) -> Batch:
+    """Stacks examples, as a loader gives them, to a batch."""
+    return Batch(*map(np.stack, zip(*examples, strict=True)))
 
 
 def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
