@@ -39,8 +39,8 @@ class Augment:
     flip_horizontal: bool = True
     flip_vertical: bool = True
     rotate90: bool = True  # a random multiple of 90 degrees
-    rotate: float = 15.0  # at most this many degrees either way
-    scale: tuple[float, float] = (0.8, 1.25)  # a random magnification
+    rotate: float = 0.0  # at most this many degrees either way
+    scale: tuple[float, float] = (1.0, 1.0)  # a random magnification
     brightness: float = 0.1  # added, at most this many standard deviations either way
     contrast: float = 0.1  # a factor of at most 1 plus or minus this
 
@@ -49,7 +49,7 @@ class Augment:
 class Model:
     """The U-Net."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 128)  # channels of each level, finest first
+    widths: tuple[int, ...] = (16, 32, 64)  # channels of each level, finest first
     norm: str = "batch"  # or "group"
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
@@ -73,11 +73,11 @@ class Config:
     """One run."""
 
     seed: int = 0
-    steps: int = 200
+    steps: int = 120
     batch_size: int = 8  # over all devices and hosts
     eval_batch_size: int = 4
-    eval_every: int = 50  # steps; the checkpoint written then can become the best one
-    checkpoint_every: int = 50  # steps
+    eval_every: int = 30  # steps; the checkpoint written then can become the best one
+    checkpoint_every: int = 30  # steps
     keep_latest: int = 2  # checkpoints, besides the best one
     log_every: int = 10  # steps
     pictures: int = 4  # images of the evaluation split that are drawn
