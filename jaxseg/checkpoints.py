@@ -65,7 +65,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), checksums=ocp.args.JsonSave(checksums)
+                state=ocp.args.PyTreeSave(arrays), checksums=ocp.args.JsonSave(checksums)
             ),
             metrics=scores or {},  # None would make orbax warn
             force=True,
@@ -133,7 +133,7 @@ class Checkpoints:
             read = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(), checksums=ocp.args.JsonRestore()
+                    state=ocp.args.PyTreeRestore(), checksums=ocp.args.JsonRestore()
                 ),
             )
             arrays, checksums = read["state"], read["checksums"]
