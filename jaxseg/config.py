@@ -95,23 +95,34 @@ def get_config() -> Config:
     return Config()
 
 
-def from_dict(values: dict, kind: type = Config) -> typing.Any:
-    """The config whose `dataclasses.asdict` these values are, also after a way through JSON."""
+def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any:
+    """The config whose `dataclasses.asdict` these values are, also after a way through JSON.
+
+    Raises ValueError for a field that does not exist or has a value of another type.
+    """
     types = typing.get_type_hints(kind)
     unknown = values.keys() - types.keys()
     if unknown:
         raise ValueError(
-            f"the config has {', '.join(sorted(unknown))}, which this version of jaxseg does not "
-            "know; read it with the version that wrote it"
+            f"the config has {', '.join(prefix + name for name in sorted(unknown))}, which this "
+            "version of jaxseg does not know; read it with the version that wrote it"
         )
-    return kind(
-        **{
-            name: from_dict(value, types[name])
-            if dataclasses.is_dataclass(types[name])
-            else _tuples(value)
-            for name, value in values.items()
-        }
-    )
+    fields = {}
+    for name, value in values.items():
+        expected = typing.get_origin(types[name]) or types[name]
+        if dataclasses.is_dataclass(expected):
+            fields[name] = from_dict(value, expected, f"{prefix}{name}.")
+            continue
+        value = _tuples(value)
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise ValueError(
+                f"{prefix}{name} is {value!r}, of type {type(value).__name__}, but must be of type "
+                f"{expected.__name__}"
+            )
+        fields[name] = value
+    return kind(**fields)
 
 
 def _tuples(value):
