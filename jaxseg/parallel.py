@@ -114,6 +114,18 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def replicate(tree):
+    """Puts values that are the same on every host onto every device, as a runner returns them."""
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def place(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
 def on_host(tree):
     """A copy on the host of values that are the same on every device."""
     return jax.tree.map(np.array, local(tree))

@@ -37,7 +37,7 @@ def init_state(
     model: Functional, optimizer: optax.GradientTransformation, seed: int, *, ema: bool
 ) -> TrainState:
     """The state before the first step."""
-    params, batch_stats = jax.jit(model.init)(jax.random.key(seed))
+    params, batch_stats = model.init(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

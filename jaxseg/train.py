@@ -90,7 +90,12 @@ def train(
     saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
     init = make_init(config, model)
     template = jax.eval_shape(init)
-    start, state = saved.restore_latest(template) or (0, parallel.on_host(init()))
+    # It runs once, and on a CPU optimising the code of its random bits takes longer than the rest.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = jax.jit(init, compiler_options=options)
+    start, state = saved.restore_latest(template) or (0, init())
+    # Placed as the step returns it, or the second step would be compiled anew.
+    state = parallel.replicate(state)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
     _say(
         console,
