@@ -155,6 +155,21 @@ def call(name, logits, labels, **more):
     return CASES[name].loss(logits, labels, **CASES[name].options | more)
 
 
+def table(kind, function):
+    """All losses as one function of `arguments`, so that they compile together."""
+    names = [name for name, k in PAIRS if k == kind]
+    return lambda *arguments: {name: function(name, *arguments) for name in names}
+
+
+def plain(name, logits, labels, where):
+    return call(name, logits, labels, where=where)
+
+
+def with_gradient(function):
+    """`(name, differentiated, *rest) -> (value, gradient)`."""
+    return lambda name, *rest: jax.value_and_grad(functools.partial(function, name))(*rest)
+
+
 def value_and_grads(name, kind):
     """`(logits, labels, where) -> (value, gradients)`, in all that is differentiable."""
     options = dict(CASES[name].options)
@@ -186,7 +201,7 @@ def test_table_is_complete():
     """Every public loss is in the table, and can be named in a config."""
     assert set(LOSSES) == set(losses.__all__) - {"combine"}
     for name in LOSSES:
-        value, terms = losses.combine([(name, 1.0)])(jnp.zeros((2, 3)), jnp.array([0, 1]))
+        value, terms = losses.combine([(name, 1.0)])(*problem("hard")[:2])
         assert np.isfinite(value)
         assert list(terms) == [name]
 
@@ -242,6 +257,12 @@ def test_gradient_is_the_numerical_one(name, kind):
     np.testing.assert_allclose(grads["logits"], numerical, rtol=1e-8, atol=1e-11)
 
 
+@functools.cache
+def arranged(kind, shape):
+    data = problem(kind)
+    return jax.jit(table(kind, plain))(*(x.reshape(*shape, *x.shape[3:]) for x in data))
+
+
 @pytest.mark.usefixtures("x64")
 @every_case
 @pytest.mark.parametrize("shape", [(30,), (6, 5), (1, 2, 3, 5)])
@@ -249,18 +270,16 @@ def test_any_rank(name, kind, shape):
     """Any arrangement of the same pixels gives the same value."""
     data = problem(kind)
     value = call(name, data.logits, data.labels, where=data.where)
-    logits, labels, where = (x.reshape(*shape, *x.shape[3:]) for x in data)
-    arranged = call(name, logits, labels, where=where)
-    np.testing.assert_allclose(arranged, value, rtol=1e-14)
+    np.testing.assert_allclose(arranged(kind, shape)[name], value, rtol=1e-14)
 
 
 @pytest.mark.usefixtures("x64")
-@every_case
-def test_single_pixel_without_axes(name, kind):
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_single_pixel_without_axes(kind):
     """`*pixels` may be no axis at all."""
-    data = problem(kind, (1,))
-    value = call(name, data.logits[0], data.labels[0])
-    np.testing.assert_allclose(value, define(name, data), rtol=1e-12)
+    data = Problem(*(x[0, 0, 0] for x in problem(kind)))
+    for name, value in jax.jit(table(kind, plain))(*data._replace(where=True)).items():
+        np.testing.assert_allclose(value, define(name, data), rtol=1e-12)
 
 
 GARBAGE = {
@@ -290,6 +309,28 @@ def test_pixels_outside_where_change_nothing(name, kind, garbage):
     assert bits(other_grads) == bits(grads)
     assert not np.any(other_grads["logits"][~data.where])
     assert np.all(np.any(other_grads["logits"][data.where] != 0, -1))
+
+
+@functools.cache
+def compiled(kind):
+    return jax.jit(table(kind, with_gradient(plain)))
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_pixels_outside_where_change_nothing_when_compiled(kind, garbage):
+    """Whatever XLA makes of it, for all losses at once."""
+    data = problem(kind)
+    logit, hard, soft = GARBAGE[garbage]
+    logits, labels = data.logits.astype(np.float32), data.labels.copy()
+    expected = compiled(kind)(logits.copy(), labels.copy(), data.where)
+    logits[~data.where] = logit
+    labels[~data.where] = hard if kind == "hard" else soft
+    results = compiled(kind)(logits, labels, data.where)
+    chex.assert_tree_all_finite(expected)
+    assert {name: bits(x) for name, x in results.items()} == {
+        name: bits(x) for name, x in expected.items()
+    }
 
 
 @every_case
@@ -372,87 +413,68 @@ def test_only_the_ratio_of_class_weights_matters(loss):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["cross_entropy", "kl_divergence", "relative_entropy"])
-def test_a_weight_of_three_is_three_pixels(name):
-    labels = np.repeat([0, 1, 2, 3], [9, 6, 5, 0])
-    logits = problem("hard", (20,)).logits
-    weighted = LOSSES[name](logits, labels, class_weights=(1, 1, 3, 1))
-    repeats = np.where(labels == 2, 3, 1)
-    repeated = LOSSES[name](np.repeat(logits, repeats, axis=0), np.repeat(labels, repeats))
-    np.testing.assert_allclose(weighted, repeated, rtol=1e-14)
+def test_a_weight_of_four_is_four_pixels(name):
+    index = np.array([*range(12), *range(6), *range(6), *range(6)]).reshape(SHAPE)
+    logits, labels = problem("hard", (12,)).logits[index], np.where(index < 6, 2, 3)
+    first = np.arange(30).reshape(SHAPE) < 12
+    four = LOSSES[name](logits, labels)
+    weighted = LOSSES[name](logits, labels, where=first, class_weights=(1, 1, 4, 1))
+    np.testing.assert_allclose(weighted, four, rtol=1e-14)
 
 
 REPLICAS = 8
 
 
-class Spread(NamedTuple):
-    """Eight images whose pixels that count lie unevenly, and a linear model that sees them."""
-
-    kernel: np.ndarray
-    logits: np.ndarray  # added to the model's
-    features: np.ndarray
-    labels: np.ndarray
-    where: np.ndarray
-
-
 def spread(kind):
+    """A linear model, and eight images whose pixels that count lie very unevenly.
+
+    The model's parameters are its kernel, which all replicas share, and an offset for each pixel.
+    """
     rng = np.random.default_rng(3)
     data = problem(kind, (REPLICAS, 6), seed=3)
-    return Spread(
-        kernel=rng.normal(size=(3, NUM_CLASSES)),
-        logits=data.logits,
-        features=rng.normal(size=(REPLICAS, 6, 3)),
-        labels=data.labels,
-        where=np.arange(6) < np.array([0, 0, 1, 0, 2, 3, 6, 6])[:, None],
-    )
+    params = {"kernel": rng.normal(size=(3, NUM_CLASSES)), "offset": data.logits}
+    features = rng.normal(size=(REPLICAS, 6, 3))
+    where = np.arange(6) < np.array([0, 0, 1, 0, 2, 3, 6, 6])[:, None]
+    return params, features, data.labels, where
 
 
-def linear(kind, axis_name=None):
-    """`Spread -> {name: value}`, for all losses so that they compile together."""
-    names = [name for name, k in PAIRS if k == kind]
-
-    def values(kernel, logits, features, labels, where):
-        logits = features @ kernel + logits
-        return {
-            name: call(name, logits, labels, where=where, axis_name=axis_name) for name in names
-        }
-
-    return values
-
-
-def with_jacobian(function):
-    """The values, and their gradients in kernel and logits, by name."""
-
-    def run(*arguments):
-        values, pullback = jax.vjp(lambda *x: function(*x, *arguments[2:]), *arguments[:2])
-        zeros = jax.tree.map(jnp.zeros_like, values)
-        grads = {name: pullback(zeros | {name: jnp.ones_like(values[name])}) for name in values}
-        return values, grads
-
-    return run
+def linear(name, params, features, labels, where, axis_name=None):
+    logits = features @ params["kernel"] + params["offset"]
+    return call(name, logits, labels, where=where, axis_name=axis_name)
 
 
 @functools.cache
 def on_one_device(kind):
-    return jax.jit(with_jacobian(linear(kind)))(*spread(kind))
+    return jax.jit(table(kind, with_gradient(linear)))(*spread(kind))
 
 
 @functools.cache
 def by_pmap(kind):
+    params, features, labels, where = spread(kind)
+    replica = functools.partial(linear, axis_name="replicas")
     eight = jax.pmap(
-        with_jacobian(linear(kind, "replicas")), "replicas", in_axes=(None, 0, 0, 0, 0)
+        table(kind, with_gradient(replica)),
+        "replicas",
+        in_axes=({"kernel": None, "offset": 0}, 0, 0, 0),
     )
-    nothing = np.zeros((REPLICAS, 6), bool)
-    return eight(*spread(kind)), eight(*spread(kind)._replace(where=nothing))
+    some = eight(params, features, labels, where)
+    return some, eight(params, features, labels, np.zeros_like(where))
 
 
 @functools.cache
 def by_shard_map(kind):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("replicas",))
     split, whole = jax.sharding.PartitionSpec("replicas"), jax.sharding.PartitionSpec()
-    eight = jax.shard_map(
-        linear(kind, "replicas"), mesh=mesh, in_specs=(whole, *[split] * 4), out_specs=whole
-    )
-    return jax.jit(with_jacobian(eight))(*spread(kind))
+
+    def eight(name, *arguments):
+        return jax.shard_map(
+            functools.partial(linear, name, axis_name="replicas"),
+            mesh=mesh,
+            in_specs=({"kernel": whole, "offset": split}, split, split, split),
+            out_specs=whole,
+        )(*arguments)
+
+    return jax.jit(table(kind, with_gradient(eight)))(*spread(kind))
 
 
 @pytest.mark.usefixtures("x64")
@@ -463,20 +485,21 @@ def test_eight_devices_equal_one_under_pmap(name, kind):
     The transpose of a psum is a psum: the gradient of a device's own logits is eight times that of
     the global loss, and the mean over devices of the parameters' gradient is the global one.
     """
-    one, grads = (x[name] for x in on_one_device(kind))
-    eight, grads_8 = (x[name] for x in by_pmap(kind)[0])
+    one, grads = on_one_device(kind)[name]
+    eight, grads_8 = by_pmap(kind)[0][name]
     assert one.dtype == eight.dtype == jnp.float64
     np.testing.assert_allclose(eight, np.full(REPLICAS, one), rtol=1e-13)
-    np.testing.assert_allclose(grads_8[0].mean(0), grads[0], rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(grads_8[1], REPLICAS * grads[1], rtol=1e-12, atol=1e-16)
+    kernel, offset = grads_8["kernel"].mean(0), grads_8["offset"] / REPLICAS
+    np.testing.assert_allclose(kernel, grads["kernel"], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(offset, grads["offset"], rtol=1e-12, atol=1e-16)
 
 
 @pytest.mark.usefixtures("x64")
 @every_case
 def test_eight_devices_equal_one_under_shard_map(name, kind):
     """Likewise where the gradient is taken of the global function, with jax's own check."""
-    one, grads = (x[name] for x in on_one_device(kind))
-    eight, grads_8 = (x[name] for x in by_shard_map(kind))
+    one, grads = on_one_device(kind)[name]
+    eight, grads_8 = by_shard_map(kind)[name]
     assert one.dtype == eight.dtype == jnp.float64
     np.testing.assert_allclose(eight, one, rtol=1e-13)
     chex.assert_trees_all_close(grads_8, grads, rtol=1e-12, atol=1e-15)
@@ -486,23 +509,23 @@ def test_eight_devices_equal_one_under_shard_map(name, kind):
 @every_case
 def test_the_mean_over_replicas_is_not_that_of_their_means(name, kind):
     """Which would weigh a pixel on an empty device more: the data tell the two apart."""
-    data = spread(kind)
-    logits = data.features @ data.kernel + data.logits
+    params, features, labels, where = spread(kind)
+    logits = features @ params["kernel"] + params["offset"]
     by_device = [
         define(name, Problem(*x), x[2])
-        for x in zip(logits, data.labels, data.where, strict=True)
+        for x in zip(logits, labels, where, strict=True)
         if x[2].any()
     ]
-    one = on_one_device(kind)[0][name]
-    np.testing.assert_allclose(one, define(name, Problem(logits, *data[3:]), data.where), 1e-12)
+    one, _ = on_one_device(kind)[name]
+    np.testing.assert_allclose(one, define(name, Problem(logits, labels, where), where), 1e-12)
     assert abs(np.mean(by_device) - one) > 1e-3
 
 
 @pytest.mark.usefixtures("x64")
 @every_case
 def test_nothing_counts_on_any_device(name, kind):
-    values, grads = (x[name] for x in by_pmap(kind)[1])
-    chex.assert_trees_all_equal((values, grads), jax.tree.map(np.zeros_like, (values, grads)))
+    value_and_grad = by_pmap(kind)[1][name]
+    chex.assert_trees_all_equal(value_and_grad, jax.tree.map(np.zeros_like, value_and_grad))
 
 
 @every_case
@@ -536,16 +559,14 @@ def test_bfloat16_keeps_small_losses():
 @every_case
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
 def test_logits_of_ten_thousand(name, kind, dtype):
-    """All combinations of -1e4, 0 and 1e4 give the right value and a finite gradient."""
-    grid = np.array(list(itertools.product([-1e4, 0.0, 1e4], repeat=NUM_CLASSES)))
-    logits = np.repeat(np.asarray(jnp.asarray(grid, dtype), np.float64), NUM_CLASSES, 0)
-    data = problem(kind, (len(logits),))._replace(logits=logits)
-    if kind == "hard":
-        data = data._replace(labels=np.tile(np.arange(NUM_CLASSES, dtype=np.int32), len(grid)))
-    everywhere = np.ones(len(logits), bool)
-    value, grads = value_and_grads(name, kind)(jnp.asarray(logits, dtype), data.labels, everywhere)
-    np.testing.assert_allclose(value, define(name, data), rtol=1e-6)
-    assert np.isfinite(np.asarray(grads["logits"], np.float32)).all()
+    """Any combination of -1e4, 0 and 1e4 gives the right value and a finite gradient."""
+    rng = np.random.default_rng(8)
+    for seed in range(3):
+        logits = jnp.asarray(rng.choice([-1e4, 0.0, 1e4], (*SHAPE, NUM_CLASSES)), dtype)
+        data = problem(kind, seed=seed)._replace(logits=np.asarray(logits, np.float64))
+        value, grads = value_and_grads(name, kind)(logits, data.labels, data.where)
+        np.testing.assert_allclose(value, define(name, data, data.where), rtol=1e-6)
+        assert np.isfinite(np.asarray(grads["logits"], np.float32)).all()
 
 
 def test_a_certain_mistake_by_hand():
@@ -565,30 +586,34 @@ class TestVariants(chex.TestCase):
     """The same number with jit, without, and from arrays on the host or on a device."""
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    @parameterized.named_parameters([("_".join(pair), *pair) for pair in PAIRS])
-    def test_compiled_equals_plain(self, name, kind):
+    @parameterized.parameters("hard", "soft")
+    def test_compiled_equals_plain(self, kind):
         data = problem(kind)
+        results = self.variant(table(kind, with_gradient(plain)))(*data)
+        for name, (value, grad) in results.items():
+            expected, expected_grads = value_and_grads(name, kind)(*data)
+            np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                grad, expected_grads["logits"], rtol=1e-5, atol=1e-8, err_msg=name
+            )
 
-        def gradient(logits, labels, where):
-            return jax.value_and_grad(lambda z: call(name, z, labels, where=where))(logits)
 
-        arguments = jax.tree.map(jnp.asarray, tuple(data))
-        compiled = self.variant(gradient)(*arguments)
-        chex.assert_trees_all_close(compiled, gradient(*arguments), rtol=2e-6, atol=1e-8)
+@functools.cache
+def mapped(kind):
+    return jax.jit(jax.vmap(table(kind, with_gradient(plain))))(*problem(kind))
 
 
 @pytest.mark.usefixtures("x64")
 @every_case
 def test_vmap_is_a_loop(name, kind):
-    """Each of two problems keeps its own mean and its own gradient."""
-    stacked = problem(kind)
-
-    def gradient(logits, labels, where):
-        return jax.value_and_grad(lambda z: call(name, z, labels, where=where))(logits)
-
-    mapped = jax.vmap(gradient)(*stacked)
-    looped = jax.tree.map(lambda *x: np.stack(x), *map(gradient, *stacked))
-    chex.assert_trees_all_close(mapped, looped, rtol=1e-12, atol=1e-16)
+    """Each of two images keeps its own mean and its own gradient, as if only it counted."""
+    data = problem(kind)
+    for i in range(len(data.where)):
+        where = data.where & (np.arange(2) == i)[:, None, None]
+        value, grads = value_and_grads(name, kind)(data.logits, data.labels, where)
+        values, gradients = mapped(kind)[name]
+        np.testing.assert_allclose(values[i], value, rtol=1e-13)
+        np.testing.assert_allclose(gradients[i], grads["logits"][i], rtol=1e-11, atol=1e-16)
 
 
 @pytest.mark.usefixtures("x64")
@@ -898,6 +923,18 @@ class TestIdentities:
         expected = q * (np.log(q / p) - divergence)
         np.testing.assert_allclose(grad * data.where.size, expected, rtol=1e-11, atol=1e-14)
 
+    @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.kl_divergence, losses.dice])
+    def test_a_class_excluded_by_its_logit_is_no_class(self, loss):
+        """Logits of -inf where the labels hold no probability: 0 times infinity is 0."""
+        data = problem("soft")
+        logits = np.concatenate([data.logits, np.full((*SHAPE, 1), -np.inf)], -1)
+        labels = np.concatenate([data.labels, np.zeros((*SHAPE, 1))], -1)
+        value, grad = jax.value_and_grad(loss)(logits, labels)
+        expected, expected_grad = jax.value_and_grad(loss)(data.logits, data.labels)
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
+        np.testing.assert_allclose(grad[..., :-1], expected_grad, rtol=1e-12, atol=1e-16)
+        assert not np.any(grad[..., -1])
+
     @every_case
     def test_a_constant_added_to_the_logits_changes_nothing(self, name, kind):
         """Hence the gradient sums to 0 over the classes."""
@@ -910,15 +947,16 @@ class TestIdentities:
 
     @every_case
     def test_the_order_of_classes_and_pixels_is_immaterial(self, name, kind):
-        data = problem(kind, (30,))
+        data = problem(kind)
         rng = np.random.default_rng(2)
-        pixels, classes = rng.permutation(30), rng.permutation(NUM_CLASSES)
+        pixels = np.unravel_index(rng.permutation(data.where.size).reshape(SHAPE), SHAPE)
+        classes = rng.permutation(NUM_CLASSES)
         labels = data.labels[pixels]
-        labels = np.argsort(classes)[labels] if kind == "hard" else labels[:, classes]
+        labels = np.argsort(classes)[labels] if kind == "hard" else labels[..., classes]
         more = {"where": data.where[pixels]}
         if "class_weights" in CASES[name].options:
             more["class_weights"] = np.array(WEIGHTS)[classes]
-        value = call(name, data.logits[pixels][:, classes], labels, **more)
+        value = call(name, data.logits[pixels][..., classes], labels, **more)
         np.testing.assert_allclose(value, define(name, data, data.where), rtol=1e-12)
 
     def test_optax_agrees(self):
@@ -968,7 +1006,7 @@ class TestIdentities:
     def test_dice_of_hard_predictions_is_one_minus_mean_dice(self):
         """Mean Dice by sets, over the classes that the labels contain: class 2 is absent."""
         rng = np.random.default_rng(6)
-        labels, preds = rng.choice([0, 1, 3], (2, 9, 9)), rng.integers(0, NUM_CLASSES, (2, 9, 9))
+        labels, preds = rng.choice([0, 1, 3], SHAPE), rng.integers(0, NUM_CLASSES, SHAPE)
         expected = np.mean(
             [
                 2
@@ -981,7 +1019,7 @@ class TestIdentities:
         np.testing.assert_allclose(value, 1 - expected, rtol=1e-13)
 
     def test_dice_of_perfect_predictions_is_zero(self):
-        labels = np.array([0, 1, 1, 3])
+        labels = problem("hard").labels
         assert losses.dice(1e4 * np.eye(NUM_CLASSES)[labels], labels) == 0
 
     def test_dice_of_distributions_is_minimal_at_the_labels(self):
@@ -1030,14 +1068,14 @@ class TestCombine:
 
     @pytest.mark.usefixtures("x64")
     def test_over_replicas(self):
-        _, logits, _, labels, where = spread("hard")
+        data = problem("hard", (REPLICAS, 6))
         loss = losses.combine(self.TERMS)
-        one = loss(logits, labels, where=where)
+        one = jax.jit(lambda z, labels, where: loss(z, labels, where=where))(*data)
         eight = jax.pmap(
             lambda z, labels, where: loss(z, labels, where=where, axis_name="replicas"), "replicas"
-        )(logits, labels, where)
-        for value, values in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-            np.testing.assert_allclose(values, np.full(REPLICAS, value), rtol=1e-13)
+        )(*data)
+        for value, by_device in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+            np.testing.assert_allclose(by_device, np.full(REPLICAS, value), rtol=1e-13)
 
     def test_repeated_names_are_numbered(self):
         """The second term of a name gets `_2`, and the third `_3`, whatever stands between."""

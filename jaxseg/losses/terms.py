@@ -37,9 +37,8 @@ def combine(terms: Sequence[tuple]) -> Callable:
     parsed = {}
     for term in terms:
         name, weight, options = _parse(term)
-        key = name
-        while key in parsed:
-            key = f"{name}_{len(parsed) + 1}"
+        earlier = sum(AVAILABLE[name] is function for function, *_ in parsed.values())
+        key = f"{name}_{earlier + 1}" if earlier else name
         parsed[key] = (AVAILABLE[name], float(weight), options)
 
     def loss(logits, labels, *, where=None, axis_name=None):

@@ -27,15 +27,14 @@ def confusion_matrix(
 ) -> Int[Array, "labels preds"]:
     """Counts the pixels of each label (row) and prediction (column), over all replicas.
 
-        Exact up to 2^31 pixels a call, the range of int32. Labels and predictions outside
-        0..num_classes-1 are not counted.
+    Exact up to 2^31 pixels a call, the range of int32. Labels and predictions outside
+    0..num_classes-1 are not counted.
 
-        >>> import jax
-    import jax.numpy as jnp
-        >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
-        [[1, 1], [0, 1]]
+    >>> import jax.numpy as jnp
+    >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
     """
-    preds, labels = jnp.asarray(preds), jnp.asarray(labels)
+    preds, labels = jnp.asarray(preds, jnp.int32), jnp.asarray(labels, jnp.int32)
     shapes = [x.shape for x in (preds, labels, where) if x is not None]
     if len(set(shapes)) != 1:
         raise ValueError(f"preds, labels and where have shapes {shapes}, but need the same one")

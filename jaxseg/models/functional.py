@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 if TYPE_CHECKING:
-    import jax
     from jaxtyping import Array, Float
 
     Apply = Callable[..., tuple[Float[Array, "batch height width classes"], dict]]
@@ -47,7 +48,9 @@ def to_functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
         return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
     def apply(params, batch_stats, images, *, train, key=None):
-        # copy=True, or the module would write its statistics into the caller's arrays.
+        # copy=True, or the module would write its statistics into the caller's variables; and jax
+        # arrays, since numpy's would be written in place all the same.
+        batch_stats = jax.tree.map(jnp.asarray, batch_stats)
         module = nnx.merge(graphdef, params, batch_stats, copy=True)
         logits = module(images, train=train, key=key)
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))

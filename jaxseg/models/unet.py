@@ -115,6 +115,9 @@ class Block(nnx.Module):
             setattr(self, f"conv{i}", conv)
             if norm == "batch":
                 layer = nnx.BatchNorm(width, momentum=0.9, axis_name=axis_name, **options)
+                # flax keeps statistics in float32 whatever the parameters are.
+                layer.mean = nnx.BatchStat(jnp.zeros(width, param_dtype))
+                layer.var = nnx.BatchStat(jnp.ones(width, param_dtype))
             else:
                 groups = max(g for g in range(1, min(8, width) + 1) if width % g == 0)
                 layer = nnx.GroupNorm(width, num_groups=groups, **options)
