@@ -214,15 +214,18 @@ def test_bfloat16_computes_and_float32_remains():
     assert 1e-4 < error < 0.05
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.usefixtures("x64")
-def test_everything_is_of_param_dtype():
-    """Parameters, statistics old and new, and logits."""
-    init, apply = make(param_dtype=jnp.float64)
-    state = jax.eval_shape(init, jax.random.key(0))
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+def test_param_dtype(dtype):
+    """That of parameters and logits; statistics, old and new, have it in float32 at least."""
+    init, apply = make(param_dtype=dtype)
+    params, batch_stats = jax.eval_shape(init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
-    logits, new_stats = jax.eval_shape(run(apply, train=True), *state, images)
-    dtypes = jax.tree.map(lambda leaf: leaf.dtype, (state, new_stats, logits))
-    chex.assert_trees_all_equal(dtypes, jax.tree.map(lambda _: np.dtype(np.float64), dtypes))
+    logits, new_stats = jax.eval_shape(run(apply, train=True), params, batch_stats, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, logits))} == {np.dtype(dtype)}
+    statistics = jnp.promote_types(dtype, jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves((batch_stats, new_stats))} == {statistics}
 
 
 def test_group_norm_is_independent_of_the_batch():

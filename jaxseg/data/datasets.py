@@ -7,7 +7,6 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -57,19 +56,22 @@ class TfdsSource:
         from jaxseg.data.jaxseg_nuclei import jaxseg_nuclei_dataset_builder  # noqa: F401
 
         self._config, self._split = config, split
-        try:
-            builder = tfds.builder(
-                config.name, data_dir=config.root or None, file_format="array_record"
-            )
-        except tfds.core.DatasetNotFoundError:
-            # Community data sets would be asked for over the network, with TensorFlow.
-            known = tfds.list_builders(with_community_datasets=False)
-            close = difflib.get_close_matches(config.name, known, n=3, cutoff=0.5)
+        # Community data sets would be asked for over the network, with TensorFlow.
+        known = tfds.list_builders(with_community_datasets=False)
+        if re.split("[/:]", config.name)[0] not in known:
+            close = difflib.get_close_matches(config.name, [*known, "folder"], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else "see tfds.list_builders()"
             raise DataError(
                 f"data.name is {config.name!r}, which is neither a tensorflow-datasets data set "
                 f'nor "folder"; {hint}'
-            ) from None
+            )
+        try:
+            builder = tfds.builder(
+                config.name, data_dir=config.root or None, file_format="array_record"
+            )
+        except Exception as error:  # of its version, its config or its arguments
+            text = " ".join(str(error).split())
+            raise DataError(f"data.name is {config.name!r}, but tfds says: {text}") from error
         for field in ("image", "label"):
             key = getattr(config, field)
             if key not in builder.info.features:
@@ -104,7 +106,12 @@ class TfdsSource:
         mask = np.asarray(example[self._config.label])
         if mask.ndim == 3 and mask.shape[-1] == 1:
             mask = mask[..., 0]
-        return Example(np.asarray(example[self._config.image]), mask)
+        if mask.ndim != 2:
+            raise DataError(
+                f"{self.name(index)}: {self._config.label} is {list(mask.shape)}, but a mask needs "
+                "one channel of class indices; name another feature in data.label"
+            )
+        return Example(np.atleast_3d(example[self._config.image]), mask)
 
     def name(self, index):
         return f"{self._config.name} {self._split} example {index}"
@@ -116,6 +123,17 @@ class FolderSource:
     def __init__(self, config: Data, split: str):
         match = re.fullmatch(r"(.*?)(?:\[(\d*)(%?):(\d*)(%?)\])?", split)
         base, start, start_percent, stop, stop_percent = match.groups(default="")
+        if "[" in base or "]" in base:
+            raise DataError(
+                f"split {split!r} is not understood; write a name, a slice such as '[:80%]' or "
+                "'[10:]', or both"
+            )
+        if base and not any("{split}" in x for x in (config.image, config.label, config.listing)):
+            raise DataError(
+                f"split {split!r} has the name {base!r}, but {{split}} stands in none of "
+                "data.image, data.label and data.listing, so that every name would mean the same "
+                "files; put it there, or split by slices such as '[:80%]' and '[80%:]'"
+            )
         root = pathlib.Path(config.root)
         directories = []
         for field in ("image", "label"):
@@ -131,8 +149,8 @@ class FolderSource:
             listing = root / config.listing.replace("{split}", base)
             if not listing.is_file():
                 raise DataError(f"{listing} is not a file, but data.listing names it")
-            stems = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
-            stems = [stem.removesuffix(pathlib.Path(stem).suffix) or stem for stem in stems]
+            names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+            stems = [_stem(pathlib.Path(name)) for name in names]
         else:
             stems = sorted(images)
         for kind, files in (("image", images), ("mask", masks)):
@@ -148,14 +166,13 @@ class FolderSource:
             _bound(stop, stop_percent, len(stems), len(stems)),
         ]
         self._pairs = [(images[stem], masks[stem]) for stem in stems[slice(*bounds)]]
-        self._channels = config.channels
 
     def __len__(self):
         return len(self._pairs)
 
     def __getitem__(self, index):
         image, mask = self._pairs[index]
-        return Example(_read_image(image, self._channels), _read_mask(mask))
+        return Example(_read_image(image), _read_mask(mask))
 
     def name(self, index):
         return str(self._pairs[index][1])
@@ -177,30 +194,44 @@ def _by_stem(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     return files
 
 
-def _read_image(path: pathlib.Path, channels: int) -> np.ndarray:
-    # Orientation tags are ignored, since masks have none.
-    flags = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB}.get(channels)
-    if flags is None:
-        flags = cv2.IMREAD_UNCHANGED
-    else:
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise DataError(f"{path} can't be read as an image; replace the file or remove it")
-    return image if image.ndim == 3 else image[..., None]
+def _stem(path: pathlib.Path) -> str:
+    """The name without the suffix of an image; other dots belong to the name."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def _read_image(path: pathlib.Path) -> np.ndarray:
+    image = _decode(path, "an image", {"1": "L", "LA": "L", "P": "RGB", "CMYK": "RGB"})[1]
+    return np.atleast_3d(image)
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:
-    # By Pillow, because OpenCV turns palette indices into colours.
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, mask = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} can't be read as a mask; replace the file or remove it") from error
-    if mask.ndim != 2 or mask.dtype.kind not in "biu":
+    # A palette mask's values are its indices, not its colours.
+    mode, mask = _decode(path, "a mask", {"1": "L"})
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise DataError(
             f"{path} is a mask of mode {mode}, but masks need one channel of class indices "
             "(grey or palette); convert its colours to indices"
         )
-    return mask.astype(np.int32) if mask.dtype == bool else mask
+    return mask // 255 if mode == "1" else mask
+
+
+def _decode(path: pathlib.Path, what: str, conversions: dict[str, str]) -> tuple[str, np.ndarray]:
+    """The mode of a picture file and its values, after a conversion if its mode has one.
+
+    By Pillow, which unlike OpenCV keeps palette indices and refuses files that are cut short.
+    Orientation tags are ignored, since masks have none.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode = picture.mode
+            if mode.startswith("RGB") and any(";16" in str(tile) for tile in picture.tile):
+                raise DataError(f"{path}: the image is uint16, but must be uint8; convert it")
+            if mode in conversions:
+                return mode, np.asarray(picture.convert(conversions[mode]))
+            return mode, np.asarray(picture)
+    except DataError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{path} can't be read as {what} ({error}); replace the file or remove it"
+        ) from error

@@ -12,6 +12,8 @@ from jaxseg.batch import Batch
 from jaxseg.config import Data
 from jaxseg.data.datasets import DataError, Source
 
+_EPOCHS = 10**9  # without end, in practice: grain can't batch an endless data set by one
+
 
 def train_positions(
     length: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
@@ -21,7 +23,9 @@ def train_positions(
     Each epoch is a new permutation; a batch may reach into the next one. A host's share is a block
     of rows of the global batch, so the global batch is the same for any number of hosts.
     """
-    positions = grain.MapDataset.range(length).shuffle(seed=seed).repeat()
+    # Grain adds the epoch to the seed, so that the epochs of neighbouring seeds would be the same.
+    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    positions = grain.MapDataset.range(length).shuffle(seed=mixed).repeat(_EPOCHS)
     return positions.batch(batch_size // hosts)[host::hosts]
 
 
@@ -61,7 +65,7 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
     height, width = config.image_size
     num_classes = len(config.classes)
     label_dtype = np.uint8 if num_classes <= 256 else np.int32
-    lookup = _lookup(config)
+    classify = _make_classify(config)
 
     def load(index):
         image = np.zeros((height, width, config.channels), np.uint8)
@@ -76,7 +80,7 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
                     f"{name}: the image is {_size(pixels)}, but its mask {_size(example.mask)}; "
                     "they must be of one size"
                 )
-            classes, counts = _classes(example.mask, lookup, config, name)
+            classes, counts = classify(example.mask, name)
             pixels, classes, counts = _scale_down(
                 (pixels, classes.astype(label_dtype), counts), height, width
             )
@@ -87,43 +91,46 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
     return load
 
 
-def _lookup(config: Data) -> np.ndarray | None:
-    """The class of each mask value below 2^16, -1 where `label_map` has none."""
-    if not config.label_map:
-        return None
-    table = np.full(2**16, -1, np.int32)
+def _make_classify(config: Data) -> Callable[[np.ndarray, str], tuple[np.ndarray, np.ndarray]]:
+    """Makes the function from a mask to the class of each pixel, and whether it counts."""
+    num_classes, ignored = len(config.classes), config.ignore_label
     for value, label in config.label_map:
-        if not 0 <= value < len(table):
-            raise DataError(f"data.label_map has the mask value {value}; they lie in 0..65535")
-        if not (0 <= label < len(config.classes) or label == config.ignore_label):
+        if not (0 <= label < num_classes or label == ignored):
             raise DataError(
-                f"data.label_map has the class {label}, but data.classes has "
-                f"{len(config.classes)} and data.ignore_label is {config.ignore_label}"
+                f"data.label_map has the class {label} for the value {value}, but data.classes has "
+                f"{num_classes} and data.ignore_label is {ignored}"
             )
-        table[value] = label
-    if 0 <= config.ignore_label < len(table) and table[config.ignore_label] < 0:
-        table[config.ignore_label] = config.ignore_label
-    return table
+    values, labels = np.array(sorted(config.label_map), np.int64).reshape(-1, 2).T
 
+    def translate(mask):
+        """The class of each value, whether it counts, and whether it means nothing."""
+        ignore = mask == ignored
+        if not len(values):
+            return mask, ~ignore, ~ignore & ((mask < 0) | (mask >= num_classes))
+        index = np.searchsorted(values, mask).clip(max=len(values) - 1)
+        listed = values[index] == mask
+        classes = labels[index]
+        # Where the ignored number is that of a class, only values that are not listed are ignored.
+        left_out = (classes == ignored) & (not 0 <= ignored < num_classes)
+        return classes, ~np.where(listed, left_out, ignore), ~listed & ~ignore
 
-def _classes(mask, lookup, config: Data, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each pixel, and whether it counts."""
-    if lookup is None:
-        classes = mask
-    else:
-        classes = lookup[np.where((mask >= 0) & (mask < len(lookup)), mask, 0)]
-        classes = np.where(mask == np.where(mask < len(lookup), mask, 0), classes, -1)
-    counts = classes != config.ignore_label
-    wrong = counts & ((classes < 0) | (classes >= len(config.classes)))
-    if wrong.any():
-        values, numbers = np.unique(mask[wrong], return_counts=True)
-        cure = "map it with data.label_map" if lookup is None else "add it to data.label_map"
-        raise DataError(
-            f"{name}: mask value {values[0]} ({numbers[0]} pixels) is none of the "
-            f"{len(config.classes)} classes and not data.ignore_label={config.ignore_label}; "
-            f"{cure}, or correct data.classes"
-        )
-    return np.where(counts, classes, 0), counts
+    table = translate(np.arange(256))
+
+    def classify(mask, name):
+        if mask.dtype == np.uint8:
+            classes, counts, wrong = (entry[mask] for entry in table)
+        else:
+            classes, counts, wrong = translate(mask.astype(np.int64))
+        if wrong.any():
+            found, numbers = np.unique(mask[wrong], return_counts=True)
+            cure = "add it to data.label_map" if len(values) else "map it with data.label_map"
+            raise DataError(
+                f"{name}: mask value {found[0]} ({numbers[0]} pixels) is none of the {num_classes} "
+                f"classes and not data.ignore_label={ignored}; {cure}, or correct data.classes"
+            )
+        return np.where(counts, classes, 0), counts
+
+    return classify
 
 
 def _channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
