@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import pathlib
 import shutil
 import zlib
@@ -16,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxseg import parallel
 
 SCORE = "val/mean_iou"  # the best checkpoint has the highest
+_SCORES = "scores"  # the checksum of the scores, beside those of the arrays
 
 
 class CheckpointError(ValueError):
@@ -33,9 +36,14 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, *, keep_latest: int = 1):
         self._directory = pathlib.Path(directory).absolute()
         self._keep_latest = keep_latest
-        self._manager = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        for step in self._steps_with_wrong_scores():  # orbax would fail at them, or believe them
+            raise CheckpointError(
+                f"checkpoint {step} in {self._directory} is damaged (its scores have a wrong "
+                "checksum); resume the training to replace it"
+            )
         policies = checkpoint_managers
         keep = policies.AnyPreservationPolicy(
             [
@@ -62,12 +70,14 @@ class Checkpoints:
         """Starts to write the state of a step, with its validation scores if it was evaluated."""
         arrays = _flatten(parallel.on_host(state))
         checksums = {name: _checksum(array) for name, array in arrays.items()}
+        scores = scores or {}  # None would make orbax warn
+        checksums[_SCORES] = _checksum_of_scores(scores)
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(arrays), checksums=ocp.args.JsonSave(checksums)
             ),
-            metrics=scores or {},  # None would make orbax warn
+            metrics=scores,
             force=True,
         )
 
@@ -76,6 +86,10 @@ class Checkpoints:
 
         Damaged ones that are newer are moved to `damaged/` beside the checkpoints.
         """
+        damaged = self._steps_with_wrong_scores()
+        for step in damaged:
+            logging.error("Checkpoint %d is damaged: its scores have a wrong checksum", step)
+            self._set_aside(step)
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
@@ -85,7 +99,7 @@ class Checkpoints:
                 self._set_aside(step)
             else:
                 return step, state
-        if steps:
+        if steps or damaged:
             raise CheckpointError(
                 f"none of the checkpoints in {self._directory} is whole; they were moved to "
                 f"{self._directory.parent / 'damaged'}. Start again to train from the first step"
@@ -126,7 +140,9 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
+            del self._manager
 
     def _read(self, step: int, template: Any) -> Any:
         try:
@@ -141,7 +157,7 @@ class Checkpoints:
             raise _DamageError(
                 " ".join(f"{type(error).__name__}: {error}".split())[:300]
             ) from error
-        if arrays.keys() != checksums.keys():
+        if arrays.keys() | {_SCORES} != checksums.keys():
             raise _DamageError("its arrays are not those that were saved")
         for name, array in arrays.items():
             if _checksum(array) != checksums[name]:
@@ -159,7 +175,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         parallel.wait_for_all(f"read checkpoint {step}")
-        self._manager.close()
+        self.close()
         if parallel.is_primary():
             aside = self._directory.parent / "damaged"
             aside.mkdir(exist_ok=True)
@@ -168,7 +184,22 @@ class Checkpoints:
                 shutil.rmtree(target)
             self.path(step).rename(target)
         parallel.wait_for_all(f"moved checkpoint {step}")
-        self._manager = self._open()
+
+    def _steps_with_wrong_scores(self) -> list[int]:
+        wrong = []
+        for path in self._directory.glob("[0-9]*/metrics/metrics"):
+            folder = path.parents[1]
+            if not folder.name.isdigit():
+                continue
+            try:
+                scores = json.loads(path.read_text())
+                checksums = json.loads((folder / "checksums" / "metadata").read_text())
+                whole = checksums[_SCORES] == _checksum_of_scores(scores)
+            except (OSError, ValueError, LookupError, TypeError):
+                whole = False
+            if not whole:
+                wrong.append(int(folder.name))
+        return sorted(wrong)
 
 
 class _DamageError(Exception):
@@ -184,6 +215,10 @@ def _flatten(tree: Any) -> dict[str, Any]:
     """The arrays of a tree under readable names, such as `params.down0.conv0.kernel`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
+def _checksum_of_scores(scores: dict[str, float | None]) -> int:
+    return zlib.crc32(json.dumps(scores, sort_keys=True).encode())
 
 
 def _checksum(array: np.ndarray) -> int:

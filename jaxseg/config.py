@@ -5,6 +5,8 @@ on the command line, as in `--config.optim.learning_rate=3e-4`.
 """
 
 import dataclasses
+import json
+import pathlib
 import typing
 
 
@@ -109,21 +111,35 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
         )
     fields = {}
     for name, value in values.items():
-        expected = typing.get_origin(types[name]) or types[name]
-        if dataclasses.is_dataclass(expected):
-            fields[name] = from_dict(value, expected, f"{prefix}{name}.")
-            continue
-        value = _tuples(value)
-        if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
-            raise ValueError(
-                f"{prefix}{name} is {value!r}, of type {type(value).__name__}, but must be of type "
-                f"{expected.__name__}"
-            )
-        fields[name] = value
+        if dataclasses.is_dataclass(types[name]):
+            fields[name] = from_dict(value, types[name], f"{prefix}{name}.")
+        else:
+            fields[name] = _typed(value, types[name], f"{prefix}{name} is {value!r}")
     return kind(**fields)
 
 
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def read(path: pathlib.Path) -> Config:
+    """The config that a run keeps in its workdir."""
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); delete it if the run's config is given otherwise"
+        ) from error
+
+
+def _typed(value: typing.Any, kind: typing.Any, what: str) -> typing.Any:
+    """The value as the type asked for: lists become tuples, integers floats; else ValueError."""
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        if not arguments:
+            return tuple(_typed(x, type(x) if type(x) is not list else tuple, what) for x in value)
+        if arguments[-1] is not ... and value and len(value) != len(arguments):
+            raise ValueError(f"{what}, but must have {len(arguments)} values")
+        each = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_typed(x, k, what) for x, k in zip(value, each, strict=False))
+    if origin is float and type(value) is int:
+        return float(value)
+    if type(value) is not origin:
+        raise ValueError(f"{what}, but must be of type {getattr(kind, '__name__', kind)}")
+    return value

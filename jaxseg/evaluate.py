@@ -7,7 +7,6 @@ training printed for this checkpoint.
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -124,7 +123,7 @@ def evaluate(workdir: str | pathlib.Path) -> tuple[int, Config, dict[str, float 
             f"{path} does not exist, so {workdir} is not the directory of a run; give the "
             "--workdir that training printed"
         )
-    run = config.from_dict(json.loads(path.read_text()))
+    run = config.read(path)
     model = make_model(run)
     runner = parallel.make_runner(run.parallel)
     evaluator = Evaluator(run, model, runner)

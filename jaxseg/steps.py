@@ -94,6 +94,7 @@ def make_train_step(
             "loss": loss,
             **{f"loss/{name}": value for name, value in terms.items()},
             "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),  # not finite if any parameter is not
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
 

@@ -184,7 +184,7 @@ def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: C
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if path.exists():
-        changes = _changes(json.loads(path.read_text()), json.loads(text))
+        changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
         if changes and not allow_change:
             raise ValueError(
                 f"{workdir} holds a run with another config ({'; '.join(changes)}); choose another "
@@ -282,7 +282,7 @@ def _config(workdir: pathlib.Path) -> Config:
     """The config of the command line; with a workdir alone, the one it was begun with."""
     chosen = any(arg.lstrip("-").startswith(("config", "noconfig")) for arg in sys.argv[1:])
     if not chosen and (workdir / CONFIG_FILE).is_file():
-        return jaxseg.config.from_dict(json.loads((workdir / CONFIG_FILE).read_text()))
+        return jaxseg.config.read(workdir / CONFIG_FILE)
     return jaxseg.config.from_dict(dataclasses.asdict(flags.FLAGS.config))
 
 

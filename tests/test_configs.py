@@ -67,7 +67,9 @@ def test_config_builds_and_traces(page):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(scalars) == {"loss", "grad_norm"} | {f"loss/{name}" for name, *_ in run.loss}
+    assert set(scalars) == {"loss", "grad_norm", "param_norm"} | {
+        f"loss/{name}" for name, *_ in run.loss
+    }
     assert run.batch_size % 8 == 0, "must run on the 8 cores of a TPU host"
 
 

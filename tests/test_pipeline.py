@@ -414,7 +414,7 @@ def test_channels_that_can_not_be_made():
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [([0, 3, 3], "value 3 .2 pixels"), ([-1, 9, 1], "value -1 .1 pixel")]
+    ("values", "named"), [([0, 3, 3], "value 3 .2 pixels"), ([-1, 9, 9], "value -1 .1 pixel")]
 )
 @pytest.mark.parametrize("label_map", [(), ((0, 1), (1, 2))])
 def test_labels_outside(values, named, label_map):

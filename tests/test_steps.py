@@ -1,0 +1,413 @@
+"""One step, many runners: the same numbers by pmap, by shard_map, on one device and on eight."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from jaxseg import Batch, losses, metrics, models, optim, parallel, steps
+from jaxseg.config import Augment, Optim
+from jaxseg.data import augment, normalise
+
+DEVICES = 8
+CLASSES = 3
+TERMS = (("cross_entropy", 1.0), ("relative_entropy", 0.5), ("dice", 0.25))
+AUGMENT = Augment(rotate=15.0, scale=(0.8, 1.25))
+SGD = Optim(name="sgd", learning_rate=0.5, warmup_steps=0, momentum=0.0, clip_norm=0.0)
+
+if hasattr(jax, "enable_x64"):
+    enable_x64 = functools.partial(jax.enable_x64, True)
+else:
+    from jax.experimental import enable_x64
+
+
+@pytest.fixture(autouse=True)
+def eight_devices():
+    assert jax.device_count() == DEVICES
+
+
+def make_batch(step: int, *, images: int = DEVICES, size: int = 12) -> Batch:
+    """Images whose pixels count very unevenly: all of one, some of others, none of the last."""
+    rng = np.random.default_rng(step)
+    share = np.linspace(1, 0, images)[:, None, None]
+    return Batch(
+        rng.integers(0, 256, (images, size, size, 1), np.uint8),
+        rng.integers(0, CLASSES, (images, size, size), np.uint8),
+        rng.random((images, size, size)) < share,
+    )
+
+
+def make_model(axis_name, dtype=jnp.float32, **options) -> models.Functional:
+    return models.to_functional(
+        lambda rngs: models.UNet(
+            1,
+            CLASSES,
+            widths=(4, 8),
+            dtype=dtype,
+            param_dtype=dtype,
+            axis_name=axis_name,
+            rngs=rngs,
+            **options,
+        )
+    )
+
+
+def prepare_train(batch, keys):
+    return augment(normalise(batch), keys, AUGMENT)
+
+
+def make_step(config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_train, **options):
+    """A train step and the state it begins with, on the host."""
+    model = make_model(axis_name, dtype, **options)
+    optimizer = optim.make_optimizer(config, 10)
+    step = steps.make_train_step(
+        model.apply,
+        losses.combine(TERMS),
+        optimizer,
+        prepare=prepare,
+        seed=5,
+        ema_decay=config.ema_decay,
+        axis_name=axis_name,
+    )
+    return step, parallel.on_host(steps.init_state(model, optimizer, 5, ema=config.ema_decay > 0))
+
+
+def run_steps(runner, step, state, count: int = 4, batch=make_batch):
+    """The state and the scalars of each step, on the host."""
+    step = runner.compile(step, donate_state=True)
+    history = []
+    for number in range(count):
+        state, scalars = step(state, runner.shard(batch(number)))
+        history.append(parallel.on_host(scalars))
+    return parallel.on_host(state), history
+
+
+def on_one_device() -> parallel.Runner:
+    """pmap over an axis of length one, which holds the whole batch."""
+    runner = parallel.make_runner("pmap")
+    return runner._replace(shard=lambda batch: jax.tree.map(lambda x: x[None], batch))
+
+
+ADAM = Optim(name="adamw", learning_rate=1e-2, warmup_steps=1, weight_decay=0.1, ema_decay=0.9)
+
+
+def test_pmap_equals_shard_map():
+    """Bit for bit where shard_map tracks nothing: the state, every scalar, dropout and all."""
+    found = [
+        run_steps(runner, *make_step(ADAM, parallel.AXIS, dropout=0.5))
+        for runner in (
+            parallel.make_runner("pmap"),
+            parallel.make_runner("shard_map", check_vma=False),
+        )
+    ]
+    chex.assert_trees_all_equal(*found)
+    chex.assert_tree_all_finite(found[0])
+    state, history = found[0]
+    assert int(state.step) == 4
+    for scalars in history:
+        assert scalars.keys() == {"loss", *(f"loss/{name}" for name, _ in TERMS), "grad_norm"}
+        total = sum(weight * scalars[f"loss/{name}"] for name, weight in TERMS)
+        np.testing.assert_allclose(scalars["loss"], total, rtol=1e-6)
+
+
+def all_runners():
+    return {
+        "one_device": on_one_device(),
+        "pmap": parallel.make_runner("pmap"),
+        "shard_map": parallel.make_runner("shard_map"),
+        "shard_map_unchecked": parallel.make_runner("shard_map", check_vma=False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (SGD, ("pmap", "shard_map", "shard_map_unchecked")),
+        (ADAM, ("shard_map",)),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_one_device_equals_eight(config, names):
+    """In float64 the state and scalars of several steps agree to rounding, augmentation and all.
+
+    Plain SGD shows a gradient that is too large by a factor, which Adam and clipping would hide.
+    """
+    with enable_x64():
+        found = {
+            name: run_steps(
+                all_runners()[name], *make_step(config, parallel.AXIS, dtype=jnp.float64)
+            )
+            for name in ("one_device", *names)
+        }
+    wanted = found.pop("one_device")
+    assert all(x.dtype == np.float64 for x in jax.tree.leaves((wanted[0].params, wanted[1])))
+    for result in found.values():
+        chex.assert_trees_all_close(result, wanted, rtol=1e-11, atol=1e-12)
+
+
+def exactly(batch):
+    """A normalisation without rounding, so that compiled and not it gives the same images."""
+    return batch._replace(images=batch.images.astype(jnp.float64) / 128 - 1)
+
+
+def test_update_is_the_gradient_of_the_global_loss():
+    """Against jax.grad of the loss of the whole batch, written out without replicas."""
+    with enable_x64():
+        step, state = make_step(
+            SGD, parallel.AXIS, dtype=jnp.float64, prepare=lambda batch, keys: exactly(batch)
+        )
+        found = {
+            name: run_steps(all_runners()[name], step, state, count=1)
+            for name in ("one_device", "shard_map")
+        }
+        apply = make_model(None, jnp.float64).apply
+        batch = exactly(Batch(*map(jnp.asarray, make_batch(0))))
+
+        def objective(params, stats):
+            logits, stats = apply(params, stats, batch.images, train=True)
+            terms = [
+                weight * getattr(losses, name)(logits, batch.labels, where=batch.where)
+                for name, weight in TERMS
+            ]
+            return sum(terms), stats
+
+        gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
+        (loss, stats), grads = gradient(state.params, state.batch_stats)
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads)))
+    rate = SGD.learning_rate
+    wanted = jax.tree.map(lambda x, g: x - rate * np.asarray(g), state.params, grads)
+    for after, (scalars,) in found.values():
+        np.testing.assert_allclose(scalars["loss"], loss, rtol=1e-12)
+        np.testing.assert_allclose(scalars["grad_norm"], norm, rtol=1e-12)
+        chex.assert_trees_all_close(after.params, wanted, rtol=1e-11, atol=1e-13)
+        chex.assert_trees_all_close(after.batch_stats, stats, rtol=1e-6)
+
+
+def test_random_draws():
+    """Each image and step has draws of its own; dropout also differs between devices."""
+
+    def prepare(batch, keys):
+        return batch._replace(images=jax.vmap(jax.random.uniform)(keys)[:, None, None, None])
+
+    def apply(params, batch_stats, images, *, train, key):
+        seen = {
+            "images": lax.all_gather(images.ravel(), parallel.AXIS, tiled=True),
+            "dropout": lax.all_gather(jax.random.uniform(key), parallel.AXIS),
+        }
+        return params["w"] * jnp.ones((*images.shape[:3], 2)), seen
+
+    def loss_fn(logits, labels, *, where, axis_name):
+        return lax.pmean(jnp.mean(logits), axis_name), {}
+
+    step = steps.make_train_step(
+        apply, loss_fn, optax.sgd(0.1), prepare=prepare, seed=0, axis_name=parallel.AXIS
+    )
+
+    def draws(number, devices=DEVICES):
+        runner = parallel.make_runner("pmap") if devices == DEVICES else on_one_device()
+        params = {"w": np.float32(1)}
+        state = steps.TrainState(np.int32(number), params, {}, optax.sgd(0.1).init(params), None)
+        batch = make_batch(0, images=2 * DEVICES)
+        state, _ = runner.compile(step, donate_state=False)(state, runner.shard(batch))
+        return parallel.on_host(state).batch_stats
+
+    first, second = draws(0), draws(1)
+    assert len({*first["images"], *second["images"]}) == 4 * DEVICES
+    assert len({*first["dropout"], *second["dropout"]}) == 2 * DEVICES
+    chex.assert_trees_all_equal(draws(1), second)
+    np.testing.assert_array_equal(draws(0, devices=1)["images"], first["images"])
+
+
+def test_moving_average():
+    """ema <- d ema + (1 - d) params, of the parameters after the update; and it is evaluated."""
+    config = Optim(name="sgd", learning_rate=0.5, warmup_steps=0, ema_decay=0.75)
+    step, state = make_step(config, None, prepare=lambda batch, keys: normalise(batch))
+    after, _ = jax.jit(step)(state, make_batch(0))
+    chex.assert_trees_all_equal(state.ema, state.params)
+    wanted = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.ema, after.params)
+    chex.assert_trees_all_close(after.ema, wanted, rtol=1e-6, atol=1e-7)
+    assert after.eval_params is after.ema
+    without = after._replace(ema=None)
+    assert without.eval_params is without.params
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), after.ema, state.ema)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_eval_step_sums():
+    """The confusion matrix and losses of the global batch, by the average where there is one."""
+    config = Optim(warmup_steps=0, ema_decay=0.5)
+    _, state = make_step(config, parallel.AXIS)
+    state = state._replace(params=jax.tree.map(np.zeros_like, state.params))  # not evaluated
+    batch = make_batch(3, images=2 * DEVICES)
+    model = make_model(parallel.AXIS)
+    step = steps.make_eval_step(
+        model.apply, losses.combine(TERMS), CLASSES, prepare=normalise, axis_name=parallel.AXIS
+    )
+    prepared = normalise(Batch(*map(jnp.asarray, batch)))
+    forward = jax.jit(functools.partial(make_model(None).apply, train=False))
+    logits, _ = forward(state.ema, state.batch_stats, prepared.images)
+    preds = np.argmax(logits, -1)
+    counts = np.zeros((CLASSES, CLASSES), int)
+    np.add.at(counts, (batch.labels[batch.where], preds[batch.where]), 1)
+    terms = {
+        name: getattr(losses, name)(logits, batch.labels, where=batch.where) for name, _ in TERMS
+    }
+    for runner in all_runners().values():
+        compiled = runner.compile(step, donate_state=False)
+        found = parallel.on_host(compiled(state, runner.shard(batch)))
+        confusion = found["confusion"]
+        assert confusion.dtype.kind in "iu"
+        assert confusion.sum() == batch.where.sum()
+        # Rows are labels, columns predictions; an argmax between equals may differ by rounding.
+        np.testing.assert_array_equal(confusion.sum(1), counts.sum(1))
+        assert np.abs(confusion - counts).sum() <= 4
+        assert metrics.pixel_accuracy(confusion) == np.trace(confusion) / confusion.sum()
+        total = sum(weight * terms[name] for name, weight in TERMS)
+        np.testing.assert_allclose(found["loss"]["loss"], total, rtol=1e-5)
+        for name, value in terms.items():
+            np.testing.assert_allclose(found["loss"][f"loss/{name}"], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pmap", "shard_map"])
+@pytest.mark.parametrize("donate", [True, False])
+def test_state_is_donated(name, donate):
+    """A training step reuses the memory of the state; an evaluation leaves it alone."""
+    runner = parallel.make_runner(name)
+
+    def step(state, batch):
+        total = lax.psum(jnp.sum(batch.where), parallel.AXIS)
+        return jax.tree.map(lambda x: x + total, state), total
+
+    step = runner.compile(step, donate_state=donate)
+    batch = runner.shard(make_batch(0))
+    first, _ = step({"w": np.ones((4, 4), np.float32)}, batch)
+    second, total = step(first, batch)
+    assert first["w"].is_deleted() == donate
+    np.testing.assert_array_equal(parallel.on_host(second)["w"], np.ones((4, 4)) + 2 * int(total))
+    assert int(total) == make_batch(0).where.sum()
+
+
+def test_make_runner_errors():
+    with pytest.raises(ValueError, match=r"parallel is 'pmpa', but must be \"pmap\" or"):
+        parallel.make_runner("pmpa")
+
+
+@pytest.mark.parametrize("size", [0, -8, 1, 12])
+def test_batch_size_must_split(size):
+    right = max(1, -(-size // DEVICES)) * DEVICES
+    with pytest.raises(ValueError, match=rf"batch_size is {size}, .* --config.batch_size={right}$"):
+        parallel.check_batch_size(size)
+    parallel.check_batch_size(right)
+    assert parallel.round_up(size) == right
+
+
+def test_schedule():
+    """Zero, linearly to the peak, then half a cosine to zero at the last step."""
+    schedule = optim.make_schedule(Optim(learning_rate=0.8, warmup_steps=4), 12)
+    wanted = [0.8 * step / 4 for step in range(4)]
+    wanted += [0.4 * (1 + np.cos(np.pi * (step - 4) / 8)) for step in range(4, 13)]
+    np.testing.assert_allclose([schedule(step) for step in range(13)], wanted, atol=1e-7)
+    assert float(schedule(4)) == pytest.approx(0.8)
+    assert float(optim.make_schedule(Optim(learning_rate=0.8, warmup_steps=0), 5)(0)) == np.float32(
+        0.8
+    )
+
+
+@pytest.mark.parametrize("warmup", [-1, 12, 13])
+def test_warmup_must_fit(warmup):
+    with pytest.raises(ValueError, match=rf"optim.warmup_steps is {warmup}, .* 12 steps"):
+        optim.make_schedule(Optim(warmup_steps=warmup), 12)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match=r"optim.name is 'adamm', but must be one of 'adam'"):
+        optim.make_optimizer(Optim(name="adamm"), 100)
+
+
+NAMES = ("adam", "adamw", "rmsprop", "sgd")
+
+
+def by_hand(name, grads, rate, decay, params, momentum):
+    """The parameters after each gradient, from the papers' formulas."""
+    first = second = trace = np.zeros_like(params)
+    for count, grad in enumerate(grads, 1):
+        if name in ("adam", "adamw"):
+            first = 0.9 * first + 0.1 * grad
+            second = 0.999 * second + 0.001 * grad**2
+            update = first / (1 - 0.9**count)
+            update = update / (np.sqrt(second / (1 - 0.999**count)) + 1e-8)
+        else:
+            if name == "rmsprop":
+                second = 0.9 * second + 0.1 * grad**2
+                grad = grad / np.sqrt(second + 1e-8)
+            trace = grad + momentum * trace
+            update = trace
+        params = params - rate(count - 1) * (update + decay * params)
+        yield params
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+def test_optimizers_by_hand(name, clip):
+    """Three steps of each, clipped by the global norm, with decay that only kernels feel."""
+    config = Optim(
+        name=name,
+        learning_rate=0.1,
+        warmup_steps=1,
+        weight_decay=0.2,
+        momentum=0.8,
+        clip_norm=clip,
+    )
+    optimizer = optim.make_optimizer(config, 4)
+    rate = optim.make_schedule(config, 4)
+    params = {"kernel": np.float32([[1.0, -2.0]]), "bias": np.float32([3.0])}
+    # Of norms 3, 0.5 and 6: the second is not clipped.
+    grads = [
+        {"kernel": np.float32([[2.0, 2.0]]), "bias": np.float32([-1.0])},
+        {"kernel": np.float32([[0.3, 0.4]]), "bias": np.float32([0.0])},
+        {"kernel": np.float32([[4.0, -2.0]]), "bias": np.float32([4.0])},
+    ]
+    norms = [3.0, 0.5, 6.0]
+    scales = [min(1.0, clip / norm) if clip else 1.0 for norm in norms]
+    expected = {
+        leaf: list(
+            by_hand(
+                name,
+                [
+                    scale * grad[leaf].astype(np.float64)
+                    for grad, scale in zip(grads, scales, strict=True)
+                ],
+                lambda step: float(rate(step)),
+                0.2 if leaf == "kernel" else 0.0,
+                params[leaf].astype(np.float64),
+                0.8,
+            )
+        )
+        for leaf in params
+    }
+    state = optimizer.init(params)
+    for number, grad in enumerate(grads):
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        wanted = {leaf: values[number].astype(np.float32) for leaf, values in expected.items()}
+        chex.assert_trees_all_close(params, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizers_find_the_minimum(name):
+    """Each brings |x - 1|^2 down a thousandfold with its schedule."""
+    optimizer = optim.make_optimizer(Optim(name=name, learning_rate=0.05, warmup_steps=5), 200)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(2 * (params - 1), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jnp.array([3.0, -1.0])
+    (found, _), _ = lax.scan(step, (start, optimizer.init(start)), length=200)
+    assert jnp.sum((found - 1) ** 2) < 1e-3 * jnp.sum((start - 1) ** 2)

@@ -1,0 +1,692 @@
+"""Whole runs: killed, stopped, resumed, refused, scored again, and by several processes.
+
+Commands run as `python -m jaxseg.train` does, in children forked from a process that has imported
+everything but started nothing, which takes a tenth of the time that a fresh interpreter does.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+import jaxseg.config
+from jaxseg.checkpoints import Checkpoints
+from jaxseg.data import open_source, train_positions
+from jaxseg.evaluate import evaluate, make_init, make_model
+from jaxseg.train import NotFiniteError, train
+
+DEVICES = 8
+STEPS = 20
+OPTIONS = {
+    "steps": STEPS,
+    "batch_size": 8,
+    "eval_batch_size": 8,
+    "eval_every": 5,
+    "checkpoint_every": 3,
+    "log_every": 1,
+    "pictures": 1,
+    "data.image_size": (32, 32),
+    "model.widths": (4, 8),
+    "optim.warmup_steps": 2,
+    "optim.ema_decay": 0.5,
+    "augment.rotate": 15.0,
+    "augment.scale": (0.8, 1.25),
+}
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "test_train",
+        "orbax.checkpoint.checkpoint_managers",
+        "jaxseg.data.jaxseg_nuclei.jaxseg_nuclei_dataset_builder",
+    ]
+)
+
+
+def make_config(root, **changes):
+    config = jaxseg.config.Config()
+    for name, value in {**OPTIONS, "data.root": str(root), **changes}.items():
+        *parents, name = name.split(".")
+        owner = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, value)
+    return config
+
+
+def arguments(root, **changes):
+    """The same as arguments of the command."""
+    options = {**OPTIONS, "data.root": str(root), **changes}
+    return [f"--config.{name}={value}" for name, value in options.items()]
+
+
+def enter(command, args, output, devices):
+    """What a child does: `python -m jaxseg.<command>` with its output in files."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    module = f"jaxseg.{command}"
+    sys.modules.pop(module, None)
+    sys.argv = [module, *args]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+class Run:
+    """A command in a child process."""
+
+    def __init__(self, output, *args, command="train", devices=DEVICES):
+        self.output = pathlib.Path(output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.process = FORKS.Process(
+            target=enter, args=(command, list(map(str, args)), self.output, devices), daemon=True
+        )
+        self.process.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.join()
+
+    def signal(self, number):
+        os.kill(self.process.pid, number)
+
+    def wait(self, limit=120):
+        """The exit code, and what it wrote."""
+        self.process.join(limit)
+        assert self.process.exitcode is not None, f"not through in {limit} s: {self.text()}"
+        return self.process.exitcode, *self.text()
+
+    def text(self):
+        return [
+            path.read_text() if path.exists() else ""
+            for path in (self.output / "stdout", self.output / "stderr")
+        ]
+
+    def wait_until(self, condition, limit=120):
+        """Returns as soon as the condition holds; whether it did before the end of the run."""
+        end = time.monotonic() + limit
+        while not condition():
+            if not self.process.is_alive():
+                return False
+            assert time.monotonic() < end, f"waited for {limit} s: {self.text()}"
+            time.sleep(0.0005)
+        return True
+
+
+def records(workdir):
+    """The lines of metrics.jsonl without the speed."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in x.items() if k != "images_per_second"} for x in found]
+
+
+def count_records(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def final_state(workdir):
+    """The last step and its state, from the disk."""
+    config = jaxseg.config.from_dict(json.loads((workdir / "config.json").read_text()))
+    saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    found = saved.restore_latest(jax.eval_shape(make_init(config, make_model(config))))
+    scores = {step: saved.scores(step) for step in (saved.best_step(), saved.latest_step())}
+    saved.close()
+    return found, scores
+
+
+def assert_same_run(found, wanted):
+    """The same parameters and scores bit for bit, and every line once."""
+    chex.assert_trees_all_equal(final_state(found), final_state(wanted))
+    assert records(found) == records(wanted)
+    assert not list(found.glob("checkpoints/*tmp*"))
+    pictures = [sorted(path.name for path in x.glob("pictures/*")) for x in (found, wanted)]
+    assert pictures[0] == pictures[1]
+
+
+def events(workdir):
+    """TensorBoard's events in the order they were written, up to where a file was cut off."""
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while len(content) >= 12:
+            (length,) = struct.unpack("<Q", content[:8])
+            if len(content) < length + 16:
+                break
+            yield Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+
+
+def board(workdir):
+    """The scalars {(tag, step): value} and images that TensorBoard shows."""
+    scalars, images = {}, {}
+    for event in events(workdir):
+        if event.session_log.status == SessionLog.START:
+            scalars = {key: x for key, x in scalars.items() if key[1] < event.step}
+            images = {key: x for key, x in images.items() if key[1] < event.step}
+        for value in event.summary.value:
+            kept = images if value.HasField("image") else scalars
+            assert (value.tag, event.step) not in kept
+            kept[value.tag, event.step] = (
+                value.image.encoded_image_string if kept is images else value.simple_value
+            )
+    return scalars, images
+
+
+def assert_board_shows(workdir):
+    """TensorBoard's scalars are those of metrics.jsonl, in float32."""
+    scalars, _ = board(workdir)
+    wanted = {
+        (name, record["step"]): np.float32(value)
+        for record in records(workdir)
+        for name, value in record.items()
+        if name != "step" and value is not None
+    }
+    scalars = {key: x for key, x in scalars.items() if key[0] != "images_per_second"}
+    assert scalars == wanted
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """Where tfds has prepared the embedded data."""
+    folder = tmp_path_factory.mktemp("tfds")
+    open_source(jaxseg.config.Data(root=str(folder)), "train")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def straight(root, tmp_path_factory):
+    """The workdir of an undisturbed run, what it printed and what it returned."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    screen = io.StringIO()
+    scores = train(make_config(root), workdir, console=Console(file=screen, width=200))
+    return workdir, screen.getvalue(), scores
+
+
+@pytest.fixture
+def finished(straight, tmp_path):
+    """A copy of it to go on with."""
+    shutil.copytree(straight[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_metrics(straight):
+    """One object a line: training lines and evaluation lines with their fields, each step once."""
+    workdir, _, scores = straight
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    training = [x for x in lines if "loss" in x]
+    evaluation = [x for x in lines if "val/loss" in x]
+    assert len(training) + len(evaluation) == len(lines)
+    assert [x["step"] for x in training] == list(range(1, STEPS + 1))
+    assert [x["step"] for x in evaluation] == [5, 10, 15, 20]
+    terms = {"cross_entropy": 1.0, "relative_entropy": 0.5}
+    for line in training:
+        assert {"step", "loss", "images_per_second", *(f"loss/{x}" for x in terms)} <= line.keys()
+        total = sum(weight * line[f"loss/{name}"] for name, weight in terms.items())
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+        assert not any(name.startswith("val/") for name in line)
+    assert all(line["images_per_second"] > 0 for line in training[1:])
+    for line in evaluation:
+        classes = [line["val/iou/background"], line["val/iou/nucleus"]]
+        assert line["val/mean_iou"] == pytest.approx(sum(classes) / 2, rel=1e-12)
+        assert 0 < line["val/pixel_accuracy"] < 1
+        assert line["val/loss"] > 0
+    best = max(evaluation, key=lambda x: x["val/mean_iou"])
+    assert scores == {name: x for name, x in best.items() if name != "step"}
+    assert training[-1]["loss"] < training[0]["loss"]
+
+
+def test_workdir(straight, root):
+    """The config, pictures, checkpoints and TensorBoard's events are where they belong."""
+    workdir, _, _ = straight
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "tensorboard", "pictures", "checkpoints"}
+    stored = jaxseg.config.from_dict(json.loads((workdir / "config.json").read_text()))
+    assert stored == make_config(root)
+    best = max(
+        (x for x in records(workdir) if "val/mean_iou" in x), key=lambda x: x["val/mean_iou"]
+    )
+    kept = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert kept == sorted({best["step"], 18, 20})
+    assert_board_shows(workdir)
+
+
+def test_pictures(straight):
+    """Four panels, enlarged from 32 to 192 pixels, with caption and legend, at each evaluation."""
+    workdir, _, _ = straight
+    _, images = board(workdir)
+    paths = sorted((workdir / "pictures").iterdir())
+    assert [path.name for path in paths] == [f"step_{step:07d}.png" for step in (5, 10, 15, 20)]
+    for path, step in zip(paths, (5, 10, 15, 20), strict=True):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert image.size == (4 * (192 + 4), 18 + 192 + 4 + 20)
+            picture = np.asarray(image)
+        with Image.open(io.BytesIO(images["validation", step])) as image:
+            np.testing.assert_array_equal(np.asarray(image), picture)
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    assert paths[0].read_bytes() != paths[-1].read_bytes()
+
+
+def test_output_is_lines(straight):
+    """Not on a terminal: one line a log, no escapes, and at the end where everything is."""
+    workdir, printed, scores = straight
+    assert "\x1b" not in printed
+    assert "\r" not in printed
+    lines = printed.splitlines()
+    assert f"12 images of jaxseg_nuclei, 1,694 parameters, {DEVICES} device(s)" in lines[0]
+    steps = [line for line in lines if line.startswith("step ")]
+    assert len(steps) == STEPS + 4
+    assert f"mean IoU {scores['val/mean_iou']:.4f}" in printed
+    assert re.search(rf"mean IoU +│ +{scores['val/mean_iou']:.4f}", printed)
+    assert shlex.split(lines[-1])[-3:] == ["-m", "jaxseg.evaluate", f"--workdir={workdir}"]
+
+
+def test_evaluate_again(straight, finished, tmp_path):
+    """The scores of the best checkpoint again, equal as numbers and as printed."""
+    _, printed, scores = straight
+    step, _, again = evaluate(finished)
+    assert again == scores
+    with Run(tmp_path / "out", f"--workdir={finished}", command="evaluate") as run:
+        code, stdout, _ = run.wait()
+    assert code == 0
+    assert f"Best checkpoint: step {step}" in stdout
+    table = stdout.strip()
+    assert table in printed
+
+
+def test_resume_a_finished_run(straight, finished, root):
+    """Nothing is trained or lost, and the scores are returned."""
+    before = sorted((finished / "checkpoints").rglob("*"))
+    assert train(make_config(root), finished, console=Console(file=io.StringIO())) == straight[2]
+    assert sorted((finished / "checkpoints").rglob("*")) == before
+    assert_same_run(finished, straight[0])
+    assert_board_shows(finished)
+
+
+def test_kill_and_resume(straight, root, tmp_path):
+    """kill -9 at random moments and during saves: the end is that of the undisturbed run."""
+    workdir = tmp_path / "run"
+    dice = random.Random()
+    seed = dice.randrange(10**6)
+    dice.seed(seed)
+    print("seed", seed)
+
+    def saving():
+        checkpoints = workdir / "checkpoints"
+        return checkpoints.is_dir() and any("tmp" in x for x in os.listdir(checkpoints))
+
+    moments = [(lambda: count_records(workdir) >= dice.randint(1, 4), dice.random() / 4)]
+    moments += [(saving, 0.0), (saving, dice.random() / 20)]
+    moments += [(lambda: count_records(workdir) >= 17, dice.random() / 10)]
+    killed = 0
+    for number, (condition, delay) in enumerate(moments):
+        with Run(tmp_path / f"out{number}", *arguments(root), f"--workdir={workdir}") as run:
+            if run.wait_until(condition):
+                time.sleep(delay)
+            run.process.kill()
+            code, _, stderr = run.wait()
+        assert code in (-signal.SIGKILL, 0), stderr
+        killed += code == -signal.SIGKILL
+    assert killed >= 2
+    with Run(tmp_path / "last", *arguments(root), f"--workdir={workdir}") as run:
+        code, _, stderr = run.wait()
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+    assert_same_run(workdir, straight[0])
+    assert not (workdir / "damaged").exists()
+
+
+def test_board_after_a_kill(root, tmp_path):
+    """TensorBoard's events are on disk by the time that a checkpoint is, like metrics.jsonl."""
+    workdir = tmp_path / "run"
+    args = [*arguments(root, pictures=0), f"--workdir={workdir}"]
+    with Run(tmp_path / "killed", *args) as run:
+        run.wait_until((workdir / "checkpoints" / "6").exists)
+        run.process.kill()
+        assert run.wait()[0] == -signal.SIGKILL
+    with Run(tmp_path / "resumed", *args) as run:
+        assert run.wait()[0] == 0
+    assert_board_shows(workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_and_resume(straight, root, tmp_path, number):
+    """SIGTERM and Ctrl-C save, say how to go on and exit with 0; the end is the same."""
+    workdir = tmp_path / "a run"  # the space must survive the shell
+    with Run(tmp_path / "out", *arguments(root), f"--workdir={workdir}") as run:
+        assert run.wait_until(lambda: count_records(workdir) >= 2)
+        run.signal(number)
+        code, stdout, stderr = run.wait()
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+    *_, stopped, command = stdout.splitlines()
+    at = int(re.match(rf"Stopped after step (\d+) of {STEPS}, which is saved", stopped)[1])
+    assert 2 <= at < STEPS
+    assert (workdir / "checkpoints" / str(at)).is_dir()
+    assert records(workdir)[-1]["step"] == at
+    python, *args = shlex.split(command)
+    assert shutil.which(python)
+    assert args == ["-m", "jaxseg.train", f"--workdir={workdir}"]
+    # With the workdir alone: the config is the stored one.
+    with Run(tmp_path / "again", *args[2:]) as run:
+        code, stdout, stderr = run.wait()
+    assert code == 0, stderr
+    assert f"Resuming after step {at}, {STEPS} steps" in stdout
+    chex.assert_trees_all_equal(final_state(workdir)[0], final_state(straight[0])[0])
+    assert records(workdir) == records(straight[0])
+
+
+def test_damaged_checkpoint_falls_back(straight, finished, root):
+    """A damaged newest checkpoint is set aside, and the steps after the one before run again."""
+    (finished / "checkpoints" / "20" / "state" / "_METADATA").unlink()
+    screen = io.StringIO()
+    train(make_config(root), finished, console=Console(file=screen, width=200))
+    assert "Resuming after step 18" in screen.getvalue()
+    assert (finished / "damaged" / "20").is_dir()
+    assert_same_run(finished, straight[0])
+
+
+def test_other_config_is_refused(finished, root, tmp_path):
+    """Exit code 2, one line with each field and both values; unless asked for."""
+    before = (finished / "config.json").read_text()
+    args = [
+        *arguments(root, **{"optim.learning_rate": 0.25, "augment.scale": (0.5, 1.25)}),
+        f"--workdir={finished}",
+    ]
+    with Run(tmp_path / "refused", *args) as run:
+        code, stdout, stderr = run.wait()
+    assert code == 2
+    assert "optim.learning_rate: 0.003 -> 0.25" in stderr
+    assert "augment.scale: [0.8, 1.25] -> [0.5, 1.25]" in stderr
+    assert "--allow_config_change" in stderr
+    assert one_error_line(stderr)
+    assert (finished / "config.json").read_text() == before
+    with Run(tmp_path / "allowed", *args, "--allow_config_change") as run:
+        code, stdout, stderr = run.wait()
+    assert code == 0, stderr
+    assert "config changed: optim.learning_rate: 0.003 -> 0.25" in stdout
+    stored = json.loads((finished / "config.json").read_text())
+    assert stored["optim"]["learning_rate"] == 0.25
+
+
+def finite_on_disk(workdir):
+    """Whether every array of every checkpoint is finite; and the steps."""
+    config = jaxseg.config.from_dict(json.loads((workdir / "config.json").read_text()))
+    template = jax.eval_shape(make_init(config, make_model(config)))
+    steps = []
+    for path in (workdir / "checkpoints").iterdir():
+        steps.append(int(path.name))
+        alone = workdir / f"only{path.name}"
+        alone.mkdir()
+        shutil.copytree(path, alone / path.name)
+        saved = Checkpoints(alone)
+        _, state = saved.restore_latest(template)
+        saved.close()
+        chex.assert_tree_all_finite(state)
+    return sorted(steps)
+
+
+NOT_FINITE = {
+    # The loss is infinite by itself, from the first step on.
+    "loss_weight": {"loss": (("cross_entropy", math.inf),)},
+    # The parameters overflow in the update of the first step, whose own loss is finite.
+    "overflow": {"optim.learning_rate": 1e39, "optim.warmup_steps": 0, "checkpoint_every": 1},
+    # The loss overflows after some steps that were well.
+    "exploding": {
+        "optim.name": "sgd",
+        "optim.learning_rate": 1e30,
+        "optim.warmup_steps": 4,
+        "optim.clip_norm": 0.0,
+        "checkpoint_every": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FINITE)
+def test_not_finite_stops(root, tmp_path, kind):
+    """The step, the batch's images and the last good checkpoint are named; no other is on disk."""
+    config = make_config(root, **NOT_FINITE[kind])
+    screen = io.StringIO()
+    with pytest.raises(NotFiniteError) as caught:
+        train(config, tmp_path / "run", console=Console(file=screen, width=200))
+    message = str(caught.value)
+    assert "\n" not in message
+    step = int(re.search(r"at step (\d+): ", message)[1])
+    assert re.search(r"(loss|param_norm) is (nan|inf)", message)
+    names = re.findall(r"jaxseg_nuclei train example (\d+)", message)
+    positions = train_positions(12, batch_size=config.batch_size, seed=config.seed)
+    assert list(map(int, names)) == list(dict.fromkeys(positions[step - 1].tolist()))
+    steps = finite_on_disk(tmp_path / "run")
+    if steps:
+        assert steps[-1] < step
+        last = tmp_path / "run" / "checkpoints" / str(steps[-1])
+        assert f"the last good checkpoint is {last}. " in message
+    else:
+        assert "there is no checkpoint yet" in message
+    for line in records(tmp_path / "run"):
+        assert all(math.isfinite(x) for x in line.values() if x is not None)
+
+
+def test_not_finite_exit_code(root, tmp_path):
+    """As a command: exit code 1 and one line."""
+    args = arguments(root, **{"optim.name": "sgd", "optim.learning_rate": 1e30})
+    args += ["--config.optim.clip_norm=0", f"--workdir={tmp_path / 'run'}"]
+    with Run(tmp_path / "out", *args) as run:
+        code, _, stderr = run.wait()
+    assert code == 1, stderr
+    assert "training stopped at step" in one_error_line(stderr)
+
+
+def one_error_line(stderr):
+    """The last line, which must be the only one of its kind, without any traceback."""
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    assert stderr.strip().splitlines()[-1] == lines[0], stderr
+    assert "Traceback" not in stderr, stderr
+    return lines[0]
+
+
+BAD = {
+    "misspelled": (
+        ["--config.optim.learning_rat=1"],
+        ["optim.learning_rat", "optim.learning_rate"],
+    ),
+    "misspelled_group": (["--config.optin.name=sgd"], ["optin.name"]),
+    "unknown_flag": (["--stepz=3"], ["stepz"]),
+    "wrong_type": (["--config.steps=many"], ["steps", "many"]),
+    "wrong_float": (["--config.optim.learning_rate=fast"], ["learning_rate", "fast"]),
+    "wrong_tuple": (["--config.model.widths=wide"], ["widths"]),
+    "positional": (["steps=3"], ["steps=3"]),
+    "no_config_file": (["--config={tmp}/absent.py"], ["{tmp}/absent.py"]),
+    "broken_config_file": (["--config={tmp}/broken.py"], ["broken.py"]),
+    "other_config_file": (["--config={tmp}/other.py"], ["get_config()"]),
+    "zero_steps": (["--config.steps=0"], ["steps is 0"]),
+    "odd_batch": (["--config.batch_size=9"], ["batch_size is 9", "--config.batch_size=16"]),
+    "long_warmup": (["--config.optim.warmup_steps=500"], ["optim.warmup_steps is 500"]),
+    "optimizer": (["--config.optim.name=adma"], ["'adma'", "'adam'"]),
+    "norm": (["--config.model.norm=bathc"], ["bathc"]),
+    "dtype": (["--config.model.dtype=float16"], ["model.dtype", "float16", "bfloat16"]),
+    "parallel": (["--config.parallel=pmpa"], ["pmpa", "shard_map"]),
+    "loss": (["--config.loss=(('cross_entropi', 1.0),)"], ["cross_entropi", "cross_entropy"]),
+    "dataset": (["--config.data.name=jaxseg_nuclej"], ["jaxseg_nuclej", "jaxseg_nuclei"]),
+    "split": (["--config.data.eval_split=valid"], ["valid", "validation"]),
+    "feature": (["--config.data.label=mask"], ["data.label", "mask", "segmentation_mask"]),
+    "folder": (
+        [
+            "--config.data.name=folder",
+            "--config.data.root={tmp}/x",
+            "--config.data.train_split=[:80%]",
+        ],
+        ["{tmp}/x/image"],
+    ),
+    "crop": (["--config.augment.crop_size=(64,64)"], ["crop_size"]),
+    "workdir_is_file": (["--workdir={tmp}/other.py"], ["{tmp}/other.py"]),
+    "workdir_below_file": (["--workdir={tmp}/other.py/run"], ["{tmp}/other.py"]),
+    "config_json": (["--workdir={tmp}/strange"], ["config.json"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input(kind, root, tmp_path):
+    """One clear line and exit code 2, no traceback."""
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    (tmp_path / "other.py").write_text("def get_config():\n    return {'steps': 3}\n")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "config.json").write_text('{"steps": 3')
+    given, wanted = BAD[kind]
+    changed = {x.split("=")[0] for x in given}
+    own_file = any(x.startswith("--config=") for x in given) or kind == "config_json"
+    args = [] if own_file else [x for x in arguments(root) if x.split("=")[0] not in changed]
+    if "--workdir" not in changed:
+        args.append(f"--workdir={tmp_path / 'run'}")
+    args += [x.format(tmp=tmp_path) for x in given]
+    with Run(tmp_path / "out", *args) as run:
+        code, _, stderr = run.wait()
+    line = one_error_line(stderr)
+    assert code == 2, line
+    for text in wanted:
+        assert text.format(tmp=tmp_path) in line
+    assert not (tmp_path / "run" / "checkpoints").exists() or kind == "crop"
+
+
+@pytest.mark.parametrize("args", [[], ["--workdir={tmp}/absent"], ["--workdir={tmp}"]])
+def test_evaluate_bad_input(args, tmp_path):
+    """A workdir that is missing, or is not that of a run."""
+    with Run(tmp_path / "out", *(x.format(tmp=tmp_path) for x in args), command="evaluate") as run:
+        code, _, stderr = run.wait()
+    assert code == 2
+    assert "--workdir" in one_error_line(stderr)
+
+
+def test_fresh_interpreters(tmp_path):
+    """--help names every field with its default and comment; a misspelling ends with 2."""
+    commands = {
+        "help": ["jaxseg.train", "--help"],
+        "evaluate": ["jaxseg.evaluate", "--help"],
+        "bad": ["jaxseg.train", "--config.stepz=3"],
+    }
+    runs = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        for name, command in commands.items()
+    }
+    try:
+        found = {}
+        for name, run in runs.items():
+            stdout, stderr = run.communicate(timeout=120)
+            # Grain speaks up on import where jaxlib is older than 0.11.
+            lines = [x for x in stderr.splitlines(True) if not x.startswith("WARNING:absl:Grain")]
+            found[name] = stdout, "".join(lines), run.returncode
+    finally:
+        for run in runs.values():
+            run.kill()
+    text, stderr, code = found["help"]
+    assert (code, stderr) == (0, "")
+    for option in ("--workdir", "--config", "--allow_config_change", "--coordinator"):
+        assert f"\n  {option}" in text
+    for owner, prefix in [(jaxseg.config.Config, ""), (jaxseg.config.Data, "data.")]:
+        for field in dataclasses.fields(owner):
+            if field.default is not dataclasses.MISSING:
+                assert f"--config.{prefix}{field.name}={field.default!r}" in text
+    assert "of the global gradient; 0 does not clip" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "tensorflow" not in text.split("Options:")[0]  # no flags of other packages
+    assert "absl" not in text
+    text, stderr, code = found["evaluate"]
+    assert (code, stderr) == (0, "")
+    assert "--workdir" in text
+    assert "--config." not in text
+    _, stderr, code = found["bad"]
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert "--config.stepz is not a field of the config; did you mean --config.steps?" in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(root, tmp_path):
+    """Two processes of one device each train the run of one process with two."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    workdir = tmp_path / "run"
+    less = {"steps": 6, "eval_every": 6, "checkpoint_every": 6, "pictures": 0}
+    runs = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "jaxseg.train", f"--workdir={workdir}", *arguments(root, **less)),
+                f"--coordinator=localhost:{port}",
+                "--num_processes=2",
+                f"--process_id={index}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "JAX_NUM_CPU_DEVICES": "1",
+                "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
+        )
+        for index in range(2)
+    ]
+    alone = tmp_path / "alone"
+    args = [*arguments(root, **less), f"--workdir={alone}"]
+    try:
+        with Run(tmp_path / "out", *args, devices=2) as run:
+            assert run.wait()[0] == 0, run.text()
+        (first, errors, code), (second, errors2, code2) = [
+            (*run.communicate(timeout=180), run.returncode) for run in runs
+        ]
+    finally:
+        for run in runs:
+            run.kill()
+    assert code == 0, errors
+    assert code2 == 0, errors2
+    assert "2 device(s)" in first
+    # One process speaks for all; Gloo itself can't be silenced.
+    assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
+    found, wanted = records(workdir), records(alone)
+    assert [x.keys() for x in found] == [x.keys() for x in wanted]
+    # The same images in the same order: the first losses differ by rounding alone.
+    for x, y in zip(found[:3], wanted[:3], strict=True):
+        assert x == pytest.approx(y, rel=1e-5)
+    for x, y in zip(found, wanted, strict=True):
+        assert x == pytest.approx(y, rel=2e-3)
+    (step, state), _ = final_state(workdir)
+    (_, other), _ = final_state(alone)
+    assert step == 6
+    chex.assert_trees_all_close(state.batch_stats, other.batch_stats, rtol=1e-2, atol=1e-3)
