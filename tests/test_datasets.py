@@ -224,6 +224,33 @@ def test_tfds_says_that_a_mask_has_colours():
         mocked(np.zeros((4, 6, 3), np.uint8), colours, channels=3)(0)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, bool])
+def test_tfds_takes_masks_of_integers(kind):
+    mask = np.arange(24).reshape(4, 6, 1) % 2
+    labels = mocked(np.zeros((4, 6, 1), np.uint8), mask.astype(kind), channels=1)(0).labels
+    np.testing.assert_array_equal(labels, mask[..., 0])
+
+
+def test_tfds_refuses_masks_of_fractions():
+    """Fractions are not cut off to class 0."""
+    with pytest.raises(DataError, match=r"oxford_iiit_pet.*float32"):
+        mocked(np.zeros((4, 6, 1), np.uint8), np.full((4, 6), 0.5, np.float32), channels=1)(0)
+
+
+def test_tfds_serves_what_was_prepared_elsewhere(nuclei_root, tmp_path):
+    """Prepared files are enough, without the code of their builder, as `tfds build` leaves them."""
+    theirs = tmp_path / "own_cells" / "1.0.0"
+    theirs.mkdir(parents=True)
+    for path in pathlib.Path(nuclei_root, "jaxseg_nuclei", "1.0.0").iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = content.replace(b"jaxseg_nuclei", b"own_cells")
+        (theirs / path.name.replace("jaxseg_nuclei", "own_cells")).write_bytes(content)
+    ours = tiles(open_source(Data(root=nuclei_root), "validation"))
+    found = tiles(open_source(Data(name="own_cells", root=str(tmp_path)), "validation"))
+    assert found.keys() == ours.keys()
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
@@ -232,15 +259,25 @@ def test_tfds_says_that_a_mask_has_colours():
         ("citiscapes", "cityscapes"),
         ("jaxseg_nucleus", "jaxseg_nuclei"),
         ("foldr", "folder"),
-        ("cityscapes:9.9.9", "1.0.0"),
     ],
 )
 def test_unknown_name_has_a_suggestion(name, meant, tmp_path):
-    """A misspelt name is one line that has what was meant."""
+    """A misspelt name is one line that asks whether the right one was meant."""
+    with pytest.raises(DataError, match=rf"did you mean .*\b{meant}\b") as error:
+        open_source(Data(name=name, root=str(tmp_path)), "train")
+    assert repr(name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("cityscapes:9.9.9", "1.0.0"), ("cityscapes/coarse", "coarse")]
+)
+def test_unknown_version_or_config(name, part, tmp_path):
+    """What tfds says of a version or config that a data set lacks, in one line."""
     with pytest.raises(DataError) as error:
         open_source(Data(name=name, root=str(tmp_path)), "train")
     assert repr(name) in str(error.value)
-    assert meant in str(error.value)
+    assert part in str(error.value).replace(name, "")
     assert "\n" not in str(error.value)
 
 
@@ -270,8 +307,8 @@ def test_failed_preparation_is_one_line(monkeypatch, failure, parts):
     def fail(self):
         raise failure
 
-    with tfds.testing.mock_data():
-        monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with tfds.testing.mock_data(), monkeypatch.context() as patch:
+        patch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
         with pytest.raises(DataError) as error:
             open_source(Data(name="oxford_iiit_pet"), "train")
     message = str(error.value)
@@ -389,6 +426,23 @@ def test_folder_images_have_the_channels_asked_for(tmp_path, mode, channels):
     np.testing.assert_allclose(found.astype(float), rgb if channels == 3 else grey, atol=1.01)
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_folder_images_are_made_rgb(tmp_path, mode):
+    """Other ways to store three colours, or four inks, aren't taken for red, green and blue."""
+    image = Image.fromarray(ramp())
+    image = image.convert(mode) if mode != "LAB" else Image.merge("LAB", image.split())
+    save(tmp_path / "images" / "a.tif", image)
+    save(tmp_path / "masks" / "a.png", indices())
+    try:
+        found = only_example(folder(tmp_path)).image
+    except DataError as error:
+        message = str(error)
+        assert "a.tif" in message
+        return
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_folder_keeps_the_order_of_four_channels(tmp_path):
     """Red is the first of four channels, too, as it is in a tfds example."""
     rgba = np.concatenate([ramp(), indices(256)[..., None]], -1)
@@ -397,28 +451,29 @@ def test_folder_keeps_the_order_of_four_channels(tmp_path):
     np.testing.assert_array_equal(only_example(folder(tmp_path, channels=4)).image, rgba)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "orientation"),
-    [(s, o) for s in ("jpg", "png") for o in range(1, 9)] + [("tif", o) for o in range(1, 5)],
-)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_folder_orientation_tags_keep_image_and_mask_together(tmp_path, suffix, orientation):
-    """A photograph with a tag "turn me" stays on the mask drawn over its pixels.
-
-    A TIFF mask can have the tag as well, and then has the one of its image.
-    """
+    """A photograph with a tag "turn me" stays on the mask drawn over its pixels."""
     image = np.full((HEIGHT, WIDTH, 3), 20, np.uint8)
     image[:, :8] = image[:8] = 220
     mask = (image[..., 0] > 100).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     save(tmp_path / "images" / f"a.{suffix}", image, exif=exif)
-    if suffix == "tif":
-        save(tmp_path / "masks" / "a.tif", mask, exif=exif)
-    else:
-        save(tmp_path / "masks" / "a.png", mask)
+    save(tmp_path / "masks" / "a.png", mask)
     for channels in (1, 3):
         example = only_example(folder(tmp_path, channels=channels))
         np.testing.assert_array_equal(example.image[..., 0] > 100, example.mask)
+
+
+def test_tiff_with_an_orientation_tag_is_refused(tmp_path):
+    """Pillow would turn it, and its mask not."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "images" / "a.tif", ramp(), exif=exif)
+    save(tmp_path / "masks" / "a.png", indices())
+    assert "a.tif has an orientation tag" in complaint(folder(tmp_path))
 
 
 def fill(root, names, suffixes=(".png", ".png"), places=("images", "masks")):
@@ -426,6 +481,11 @@ def fill(root, names, suffixes=(".png", ".png"), places=("images", "masks")):
     for number, name in enumerate(names):
         for place, suffix in zip(places, suffixes, strict=True):
             save(root / place / f"{name}{suffix}", np.full((4, 4), number, np.uint8))
+
+
+def stored(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def names_of(source):
@@ -513,6 +573,14 @@ def test_folder_never_takes_a_slice_for_a_name(tmp_path, split):
     except DataError:
         count = 0
     assert count < 10
+
+
+def test_folder_names_a_slice_that_it_does_not_understand(tmp_path):
+    """It isn't looked for as a directory either."""
+    fill(tmp_path, "abcd", places=("train", "trainannot"))
+    message = complaint(folder(tmp_path, image="{split}", label="{split}annot"), "train[-20%:]")
+    assert "'train[-20%:]'" in message
+    assert "a slice such as" in message
 
 
 def test_folder_without_splits_has_no_names_for_them(tmp_path):
@@ -636,6 +704,20 @@ def test_truncated_mask(tmp_path, suffix, kept):
     assert "can't be read" in message
 
 
+def test_huge_image(tmp_path, monkeypatch):
+    """What Pillow thinks too large to be true is read all the same, or named in one line."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = save(tmp_path / "images" / "a.png", ramp())
+    save(tmp_path / "masks" / "a.png", indices())
+    try:
+        example = only_example(folder(tmp_path))
+    except DataError as error:
+        message = str(error)
+        assert str(path) in message
+        return
+    np.testing.assert_array_equal(example.image, ramp())
+
+
 @pytest.mark.parametrize("place", ["images", "masks"])
 def test_text_in_a_picture_file(tmp_path, place):
     fill(tmp_path, "a")
@@ -753,7 +835,7 @@ def test_camvid(shared_data):
     assert len(source) == 101
     (batch,) = batches(source, eval_positions(len(source), batch_size=4), config, stop=1)
     assert [x.shape for x in batch] == [(4, 360, 480, 3), (4, 360, 480), (4, 360, 480)]
-    masks = [np.asarray(Image.open(source.name(i))) for i in range(4)]
+    masks = [stored(source.name(i)) for i in range(4)]
     void = np.mean(np.equal(masks, 11))
     assert 0 < void < 0.3
     assert batch.where.mean() == pytest.approx(1 - void, rel=1e-12)
@@ -761,8 +843,8 @@ def test_camvid(shared_data):
     seen = set()
     for index in range(0, 101, 25):
         stem = pathlib.Path(source.name(index)).stem
-        mask = np.asarray(Image.open(root / "valannot" / f"{stem}.png"))
-        image = np.asarray(Image.open(root / "val" / f"{stem}.jpg"))
+        mask = stored(root / "valannot" / f"{stem}.png")
+        image = stored(root / "val" / f"{stem}.jpg")
         batch = load(index)
         assert 0 < (mask == 11).mean() < 0.3
         np.testing.assert_array_equal(batch.where, mask != 11)
@@ -803,15 +885,15 @@ def test_dsb2018_with_all_ids_mapped(shared_data, channels):
     modes = set()
     for index in range(0, 531, 53):
         stem = pathlib.Path(source.name(index)).stem
-        image = Image.open(root / "images" / f"{stem}.png")
-        nuclei = np.asarray(Image.open(root / "labels" / f"{stem}.png")) > 0
-        modes.add(image.mode)
+        with Image.open(root / "images" / f"{stem}.png") as image:
+            expected = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            modes.add(image.mode)
+        nuclei = stored(root / "labels" / f"{stem}.png") > 0
         batch = load(index)
         assert batch.images.shape == (256, 256, channels)
         if nuclei.shape == (256, 256):
             np.testing.assert_array_equal(batch.labels, nuclei)
             assert batch.where.all()
-            expected = np.asarray(image.convert("L" if channels == 1 else "RGB"))
             np.testing.assert_allclose(
                 batch.images.astype(int), expected.reshape(256, 256, channels), atol=1
             )

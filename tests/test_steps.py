@@ -109,8 +109,11 @@ def test_pmap_equals_shard_map():
     chex.assert_tree_all_finite(found[0])
     state, history = found[0]
     assert int(state.step) == 4
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(state.params)))
+    np.testing.assert_allclose(history[-1]["param_norm"], norm, rtol=1e-6)
+    names = {"loss", "grad_norm", "param_norm", *(f"loss/{name}" for name, _ in TERMS)}
     for scalars in history:
-        assert scalars.keys() == {"loss", *(f"loss/{name}" for name, _ in TERMS), "grad_norm"}
+        assert scalars.keys() == names
         total = sum(weight * scalars[f"loss/{name}"] for name, weight in TERMS)
         np.testing.assert_allclose(scalars["loss"], total, rtol=1e-6)
 

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from jaxseg.config import Data
 
@@ -56,20 +56,20 @@ class TfdsSource:
         from jaxseg.data.jaxseg_nuclei import jaxseg_nuclei_dataset_builder  # noqa: F401
 
         self._config, self._split = config, split
-        # Community data sets would be asked for over the network, with TensorFlow.
-        known = tfds.list_builders(with_community_datasets=False)
-        if re.split("[/:]", config.name)[0] not in known:
-            close = difflib.get_close_matches(config.name, [*known, "folder"], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else "see tfds.list_builders()"
-            raise DataError(
-                f"data.name is {config.name!r}, which is neither a tensorflow-datasets data set "
-                f'nor "folder"; {hint}'
-            )
         try:
             builder = tfds.builder(
                 config.name, data_dir=config.root or None, file_format="array_record"
             )
-        except Exception as error:  # of its version, its config or its arguments
+        except Exception as error:  # of its name, its version, its config or its arguments
+            # Community data sets would be asked for over the network, with TensorFlow.
+            known = tfds.list_builders(with_community_datasets=False)
+            if re.split("[/:]", config.name)[0] not in known:
+                close = difflib.get_close_matches(config.name, [*known, "folder"], n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(close)}?" if close else "see its catalogue"
+                raise DataError(
+                    f"data.name is {config.name!r}, which is neither a data set of "
+                    f'tensorflow-datasets nor "folder"; {hint}'
+                ) from None
             text = " ".join(str(error).split())
             raise DataError(f"data.name is {config.name!r}, but tfds says: {text}") from error
         for field in ("image", "label"):
@@ -106,10 +106,10 @@ class TfdsSource:
         mask = np.asarray(example[self._config.label])
         if mask.ndim == 3 and mask.shape[-1] == 1:
             mask = mask[..., 0]
-        if mask.ndim != 2:
+        if mask.ndim != 2 or mask.dtype.kind not in "biu":
             raise DataError(
-                f"{self.name(index)}: {self._config.label} is {list(mask.shape)}, but a mask needs "
-                "one channel of class indices; name another feature in data.label"
+                f"{self.name(index)}: {self._config.label} is {mask.dtype}{list(mask.shape)}, but "
+                "a mask needs one channel of class indices; name another feature in data.label"
             )
         return Example(np.atleast_3d(example[self._config.image]), mask)
 
@@ -200,8 +200,8 @@ def _stem(path: pathlib.Path) -> str:
 
 
 def _read_image(path: pathlib.Path) -> np.ndarray:
-    image = _decode(path, "an image", {"1": "L", "LA": "L", "P": "RGB", "CMYK": "RGB"})[1]
-    return np.atleast_3d(image)
+    colours = dict.fromkeys(("P", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
+    return np.atleast_3d(_decode(path, "an image", {"1": "L", "LA": "L", **colours})[1])
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:
@@ -219,11 +219,17 @@ def _decode(path: pathlib.Path, what: str, conversions: dict[str, str]) -> tuple
     """The mode of a picture file and its values, after a conversion if its mode has one.
 
     By Pillow, which unlike OpenCV keeps palette indices and refuses files that are cut short.
-    Orientation tags are ignored, since masks have none.
+    Orientation tags are ignored, since masks have none; those of TIFF files, which Pillow obeys,
+    are refused.
     """
     try:
         with Image.open(path) as picture:
             mode = picture.mode
+            if picture.format == "TIFF" and picture.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
+                raise DataError(
+                    f"{path} has an orientation tag, which turns a TIFF file away from its mask; "
+                    "save it upright"
+                )
             if mode.startswith("RGB") and any(";16" in str(tile) for tile in picture.tile):
                 raise DataError(f"{path}: the image is uint16, but must be uint8; convert it")
             if mode in conversions:
@@ -231,7 +237,7 @@ def _decode(path: pathlib.Path, what: str, conversions: dict[str, str]) -> tuple
             return mode, np.asarray(picture)
     except DataError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} can't be read as {what} ({error}); replace the file or remove it"
         ) from error

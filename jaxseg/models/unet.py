@@ -31,7 +31,7 @@ class UNet(nnx.Module):
         batch; at most 8 groups, and a divisor of the width).
       dropout: rate after the coarsest level and in the decoder, when training.
       dtype: of the computation, such as jnp.bfloat16; the logits come out in `param_dtype`.
-      param_dtype: of the parameters, and of the statistics.
+      param_dtype: of the parameters; the statistics are float32 at least.
       axis_name: the mapped axis of the replicas.
       rngs: source of the initial parameters.
     """
@@ -115,9 +115,10 @@ class Block(nnx.Module):
             setattr(self, f"conv{i}", conv)
             if norm == "batch":
                 layer = nnx.BatchNorm(width, momentum=0.9, axis_name=axis_name, **options)
-                # flax keeps statistics in float32 whatever the parameters are.
-                layer.mean = nnx.BatchStat(jnp.zeros(width, param_dtype))
-                layer.var = nnx.BatchStat(jnp.ones(width, param_dtype))
+                # flax keeps statistics in float32 even where the parameters are float64.
+                statistics = jnp.promote_types(param_dtype, jnp.float32)
+                layer.mean = nnx.BatchStat(jnp.zeros(width, statistics))
+                layer.var = nnx.BatchStat(jnp.ones(width, statistics))
             else:
                 groups = max(g for g in range(1, min(8, width) + 1) if width % g == 0)
                 layer = nnx.GroupNorm(width, num_groups=groups, **options)
