@@ -107,26 +107,29 @@ class Checkpoints:
         return None
 
     def restore_best(self, template: Any) -> tuple[int, Any]:
-        """The step and state with the best validation score, or the latest if none was scored."""
-        step = self.best_step()
-        if step is None:
-            step = self.latest_step()
-        if step is None:
-            raise CheckpointError(f"{self._directory} holds no checkpoints; train first")
-        try:
-            return step, self._read(step, template)
-        except _DamageError as damage:
-            raise CheckpointError(
-                f"checkpoint {step} in {self._directory} is damaged ({damage}); resume the "
-                "training to replace it"
-            ) from damage
+        """The step and state with the best validation score, or the latest if none was scored.
+
+        A damaged one is named and passed over.
+        """
+        steps = sorted(self._manager.all_steps(), key=self._rank, reverse=True)
+        for step in steps:
+            try:
+                return step, self._read(step, template)
+            except _DamageError as damage:
+                logging.error("Checkpoint %d is damaged: %s", step, damage)
+        if steps:
+            raise CheckpointError(f"none of the checkpoints in {self._directory} is whole")
+        raise CheckpointError(f"{self._directory} holds no checkpoints; train first")
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        scored = [s for s in self._manager.all_steps() if self.scores(s)]
-        return max(scored, key=lambda s: (_score(self.scores(s)), s), default=None)
+        scored = [step for step in self._manager.all_steps() if self.scores(step)]
+        return max(scored, key=self._rank, default=None)
+
+    def _rank(self, step: int) -> tuple[float, int]:
+        return _score(self.scores(step) or {}), step
 
     def scores(self, step: int) -> dict[str, float] | None:
         """The validation scores saved with a step, if it was evaluated."""
@@ -187,12 +190,11 @@ class Checkpoints:
 
     def _steps_with_wrong_scores(self) -> list[int]:
         wrong = []
-        for path in self._directory.glob("[0-9]*/metrics/metrics"):
-            folder = path.parents[1]
+        for folder in self._directory.glob("[0-9]*"):
             if not folder.name.isdigit():
                 continue
             try:
-                scores = json.loads(path.read_text())
+                scores = json.loads((folder / "metrics" / "metrics").read_text())
                 checksums = json.loads((folder / "checksums" / "metadata").read_text())
                 whole = checksums[_SCORES] == _checksum_of_scores(scores)
             except (OSError, ValueError, LookupError, TypeError):

@@ -73,8 +73,9 @@ def _one_line_errors(argv: list[str]) -> Iterator[None]:
         yield
     except flags.Error as error:
         fail(f"{error}; see --help")
-    except KeyError:
-        fail(_unknown_field(argv))
+    except KeyError as error:
+        unknown = _unknown_field(argv)
+        fail(unknown or f"the config file {_config_path(argv)} can't be loaded: KeyError {error}")
     except (AttributeError, TypeError, ValueError) as error:
         fail(f"the arguments can't be applied to the config: {explain(error)}; see --help")
     except Exception as error:  # whatever a config file raises when it is executed
@@ -95,7 +96,7 @@ def _is_config(value) -> bool:
     return dataclasses.is_dataclass(value) and type(value).__name__ == Config.__name__
 
 
-def _unknown_field(argv: list[str]) -> str:
+def _unknown_field(argv: list[str]) -> str | None:
     known = [name for name, *_ in fields(Config)]
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
@@ -103,7 +104,7 @@ def _unknown_field(argv: list[str]) -> str:
             close = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)
             hint = f"did you mean --config.{close[0]}?" if close else "see --help for all fields"
             return f"--config.{match[1]} is not a field of the config; {hint}"
-    return "a --config option names no field of the config; see --help for all fields"
+    return None
 
 
 def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, str, typing.Any, str]]:

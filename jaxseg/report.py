@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -96,6 +95,7 @@ class Report:
         for name, value in values.items():
             if value is not None:
                 self._board.add_scalar(name, value, step)
+        self._board.flush()  # or a kill would lose what metrics.jsonl has
 
     def _say(self, text: str):
         if self._workdir is not None:
@@ -139,4 +139,5 @@ def _number(value: float | None) -> str:
 def _clock(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "?"
-    return time.strftime("%H:%M:%S", time.gmtime(seconds))
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"

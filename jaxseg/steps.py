@@ -109,9 +109,9 @@ def make_eval_step(
     prepare: Callable[[Batch], Batch],
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], dict]:
-    """Makes `eval_step(state, batch)`: the sums over the global batch that scores are made of.
+    """Makes `eval_step(state, batch)` for one replica of `axis_name`.
 
-    They are the `confusion` matrix, the number of `pixels` that count, and `loss` and its terms.
+    It returns the `confusion` matrix of the global batch and, under `loss`, its loss and terms.
     """
 
     def eval_step(state, batch):

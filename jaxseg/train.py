@@ -57,6 +57,12 @@ def train(
     Raises ValueError or OSError for a config, data or workdir that can't be used, and
     NotFiniteError when the loss is no longer finite.
     """
+    # From here on a signal is a wish to stop, so that it can't be lost while things are set up.
+    with _Interruption() as interruption:
+        return _train(config, workdir, allow_config_change, console, interruption)
+
+
+def _train(config, workdir, allow_config_change, console, interruption):
     primary = parallel.is_primary()
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
@@ -90,10 +96,13 @@ def train(
     saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
     init = make_init(config, model)
     template = jax.eval_shape(init)
+    restored = saved.restore_latest(template)
+    if primary:  # only now, so that a config that does not fit has replaced nothing
+        _keep(workdir, config)
     # It runs once, and on a CPU optimising the code of its random bits takes longer than the rest.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(init, compiler_options=options)
-    start, state = saved.restore_latest(template) or (0, init())
+    start, state = restored or (0, init())
     # Placed as the step returns it, or the second step would be compiled anew.
     state = parallel.replicate(state)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
@@ -105,7 +114,7 @@ def train(
     )
 
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
-    with contextlib.closing(saved), contextlib.closing(report), _Interruption() as interruption:
+    with contextlib.closing(saved), contextlib.closing(report):
         host, hosts = parallel.host()
         positions = functools.partial(
             data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
@@ -176,12 +185,23 @@ def _check(config: Config) -> None:
     for name in ("steps", "eval_every", "checkpoint_every", "log_every", "keep_latest"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}, but must be at least 1")
+    if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
+        raise ValueError(
+            f"data.image_size is {config.data.image_size}, but must be (height, width)"
+        )
+    if len(config.augment.scale) != 2 or min(config.augment.scale) <= 0:
+        raise ValueError(
+            f"augment.scale is {config.augment.scale}, but must be two positive numbers"
+        )
+    if not config.data.classes or len(set(config.data.classes)) < len(config.data.classes):
+        raise ValueError(
+            f"data.classes is {config.data.classes}, but must be one name or more, no two alike"
+        )
 
 
 def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
     """Makes the workdir this run's, or refuses if it is that of a run with another config."""
     path = workdir / CONFIG_FILE
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if path.exists():
         changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
@@ -192,8 +212,13 @@ def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: C
             )
         for change in changes:
             _say(console, f"config changed: {change}")
+
+
+def _keep(workdir: pathlib.Path, config: Config) -> None:
+    """Writes the config into the workdir."""
+    path = workdir / CONFIG_FILE
     fresh = path.with_suffix(".tmp")
-    fresh.write_text(text)
+    fresh.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     os.replace(fresh, path)
 
 
@@ -279,11 +304,16 @@ class _Clock:
 
 
 def _config(workdir: pathlib.Path) -> Config:
-    """The config of the command line; with a workdir alone, the one it was begun with."""
-    chosen = any(arg.lstrip("-").startswith(("config", "noconfig")) for arg in sys.argv[1:])
-    if not chosen and (workdir / CONFIG_FILE).is_file():
-        return jaxseg.config.read(workdir / CONFIG_FILE)
-    return jaxseg.config.from_dict(dataclasses.asdict(flags.FLAGS.config))
+    """The config of the command line; without --config, that of the workdir if it has one."""
+    args = flags.FLAGS
+    if args["config"].present or not (workdir / CONFIG_FILE).is_file():
+        return jaxseg.config.from_dict(dataclasses.asdict(args.config))
+    config = jaxseg.config.read(workdir / CONFIG_FILE)
+    for name, *_ in cli.fields(Config):
+        if f"config.{name}" in args and args[f"config.{name}"].present:
+            *groups, field = name.split(".")
+            setattr(functools.reduce(getattr, groups, config), field, args[f"config.{name}"].value)
+    return jaxseg.config.from_dict(dataclasses.asdict(config))
 
 
 def define_flags() -> None:

@@ -281,7 +281,7 @@ def test_missing_directory_falls_back(run, caplog, name):
     """A whole part of the newest checkpoint is gone."""
     shutil.rmtree(run / "checkpoints" / "9" / name)
     step = check_after_damage(run, caplog, name)
-    assert step == (9 if name == "metrics" else 6)
+    assert step == 6
 
 
 def test_emptied_directory_falls_back(run, caplog):
@@ -304,7 +304,6 @@ def test_a_changed_score_is_not_believed(run):
     saved.close()
 
 
-@pytest.mark.slow
 def test_any_flipped_bit_falls_back(written, tmp_path, caplog):
     """As above, with a flipped bit in every 41st byte of every file."""
     newest = written / "checkpoints" / "9"

@@ -634,7 +634,6 @@ def test_fresh_interpreters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_two_processes_agree_with_one(root, tmp_path):
     """Two processes of one device each train the run of one process with two."""
     with socket.socket() as free:

@@ -31,7 +31,9 @@ def normalise(batch: Batch, mean: tuple[float, ...] = (), std: tuple[float, ...]
             )
         images = (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
         return batch._replace(images=images)
-    where = batch.where[..., None]
+    # An image without a pixel that counts has statistics, too: those of all its pixels.
+    none = ~jnp.any(batch.where, (1, 2), keepdims=True)
+    where = (batch.where | none)[..., None]
     count = jnp.maximum(jnp.sum(where, (1, 2), keepdims=True), 1)
     average = jnp.sum(images * where, (1, 2), keepdims=True) / count
     images = images - average
@@ -44,8 +46,8 @@ def augment(batch: Batch, keys: Array, config: Augment) -> Batch:
     """Changes each normalised image at random, each by its own key.
 
     Flips, rotation, magnification and the crop's place are one affine map, so that pixels are
-    interpolated once: images linearly, labels by the nearest. Pixels from outside the image become
-    0 and don't count.
+    interpolated once: images linearly, labels by the nearest. Pixels from outside the image don't
+    count.
     """
     crop = tuple(config.crop_size) or batch.labels.shape[1:]
     if any(c > s for c, s in zip(crop, batch.labels.shape[1:], strict=True)):

@@ -94,6 +94,8 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
 def _make_classify(config: Data) -> Callable[[np.ndarray, str], tuple[np.ndarray, np.ndarray]]:
     """Makes the function from a mask to the class of each pixel, and whether it counts."""
     num_classes, ignored = len(config.classes), config.ignore_label
+    if len(dict(config.label_map)) != len(config.label_map):
+        raise DataError("data.label_map has a value twice; give each value one class")
     for value, label in config.label_map:
         if not (0 <= label < num_classes or label == ignored):
             raise DataError(

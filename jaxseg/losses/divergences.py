@@ -32,7 +32,8 @@ def cross_entropy(
     """The cross-entropy H(p, q) = -sum p log q of the prediction under the label.
 
     Equals H(p) + `kl_divergence`: for distributions its minimum is the labels' entropy, not 0.
-    The mean divides by the total weight, as torch does, not by the number of pixels.
+    The mean divides by the total weight, as torch does for class indices, not by the number of
+    pixels.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
