@@ -39,7 +39,9 @@ def test_import_loads_jax_flax_optax_and_numpy_at_most():
     )
     loaded = json.loads(done.stdout)
     assert "jaxseg.losses" in loaded
-    assert {name.split(".")[0] for name in loaded} == {"jaxseg"}
+    names = {name.split(".")[0] for name in loaded}
+    assert "jaxseg" in names
+    assert names <= {"jaxseg", "jax", "flax", "optax", "numpy"}  # jax may load more of its own
 
 
 ROOMS = {
