@@ -22,9 +22,7 @@ class Data:
     label: str = "segmentation_mask"  # likewise for the masks
     listing: str = ""  # of a folder: a text file with the names of the split ({split} likewise)
     classes: tuple[str, ...] = ("background", "nucleus")  # in the order of their indices
-    label_map: tuple[
-        tuple[int, int], ...
-    ] = ()  # pairs (mask value, class); () takes values as they are
+    label_map: tuple[tuple[int, int], ...] = ()  # (mask value, class) pairs; () keeps values
     ignore_label: int = 255  # pixels of this value do not count
     channels: int = 1  # of the images: 1 is grey, 3 is RGB
     image_size: tuple[int, int] = (128, 128)  # larger images are scaled down, then all are padded

@@ -32,6 +32,8 @@ from jaxseg import (
 from jaxseg.config import Config
 from jaxseg.steps import TrainState, init_state, make_eval_step, make_predict
 
+CONFIG_FILE = "config.json"
+
 
 def make_model(config: Config) -> models.Functional:
     """The model of a config, with batch statistics over all replicas."""
@@ -117,7 +119,7 @@ class Evaluator:
 def evaluate(workdir: str | pathlib.Path) -> tuple[int, Config, dict[str, float | None]]:
     """The step, config and scores of a run's best checkpoint."""
     workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
+    path = workdir / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist, so {workdir} is not the directory of a run; give the "

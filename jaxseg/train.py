@@ -30,11 +30,9 @@ import jaxseg.config
 from jaxseg import cli, data, losses, optim, parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.config import Config
-from jaxseg.evaluate import Evaluator, make_init, make_model
+from jaxseg.evaluate import CONFIG_FILE, Evaluator, make_init, make_model
 from jaxseg.report import Report, score_table
 from jaxseg.steps import make_train_step
-
-CONFIG_FILE = "config.json"
 
 
 class NotFiniteError(RuntimeError):
