@@ -23,3 +23,11 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("the folder of real data, ../shared/data, is absent")
     return SHARED
+
+
+@pytest.fixture
+def x64():
+    """A test in float64; jax 0.7 keeps the context manager elsewhere."""
+    enabled = jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+    with enabled:
+        yield

@@ -112,17 +112,6 @@ every_map = pytest.mark.parametrize(("name", "kind"), MAPS)
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
-def enable_x64():
-    """The context manager for float64, which jax 0.7 keeps elsewhere."""
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
-
-
-@pytest.fixture
-def x64():
-    with enable_x64():
-        yield
-
-
 class Problem(NamedTuple):
     logits: np.ndarray
     labels: np.ndarray

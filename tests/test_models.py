@@ -21,17 +21,6 @@ from jaxseg.models.unet import max_pool
 ROOT = pathlib.Path(jaxseg.__file__).parents[1]
 
 
-def enable_x64():
-    """The context manager for float64, which jax 0.7 keeps elsewhere."""
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
-
-
-@pytest.fixture
-def x64():
-    with enable_x64():
-        yield
-
-
 FLOAT64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
