@@ -65,7 +65,7 @@ class Optim:
     weight_decay: float = 0.0  # decoupled, on kernels only
     momentum: float = 0.9  # of rmsprop and sgd
     clip_norm: float = 1.0  # of the global gradient; 0 does not clip
-    ema_decay: float = 0.0  # of the parameters' moving average, which is then evaluated; 0: none
+    ema_decay: float = 0.0  # of the model's moving average, which is then evaluated; 0: none
 
 
 @dataclasses.dataclass

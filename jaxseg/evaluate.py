@@ -79,7 +79,7 @@ class Evaluator:
     def scores(self, state: TrainState) -> dict[str, float | None]:
         """The scores under the names of metrics.jsonl; None for a class that does not occur.
 
-        The loss is the mean of the batches' losses, weighted by the pixels that count.
+        The loss is the mean of the images' losses, weighted by their pixels that count.
         """
         host, hosts = parallel.host()
         positions = data.eval_positions(
@@ -88,17 +88,16 @@ class Evaluator:
             host=host,
             hosts=hosts,
         )
-        confusion, pixels, sums = 0, 0, {}
+        confusion, sums = 0, {}
         for batch in data.batches(self._source, positions, self._config.data):
             found = parallel.on_host(self._step(state, self._runner.shard(batch)))
-            counts = found["confusion"].astype(np.int64)
+            confusion = confusion + found["confusion"].astype(np.int64)
             for name, value in found["loss"].items():
-                sums[name] = sums.get(name, 0.0) + float(value) * int(counts.sum())
-            confusion, pixels = confusion + counts, pixels + int(counts.sum())
+                sums[name] = sums.get(name, 0.0) + float(value)
         scores = {
             "mean_iou": metrics.mean_iou(confusion),
             "pixel_accuracy": metrics.pixel_accuracy(confusion),
-            **{name: value / max(pixels, 1) for name, value in sums.items()},
+            **{name: value / max(confusion.sum(), 1) for name, value in sums.items()},
         }
         for name, value in zip(self._config.data.classes, metrics.iou(confusion), strict=True):
             scores[f"iou/{name}"] = float(value)
@@ -112,7 +111,7 @@ class Evaluator:
         indices = np.linspace(0, len(self._source) - 1, count).astype(int)
         batch = data.collate(map(load, indices))
         probs = np.asarray(self._predict(parallel.local(state), batch))
-        examples = zip(*batch, probs, strict=True)
+        examples = zip(batch.images, batch.labels, batch.where, probs, strict=True)
         return pictures.sheet([pictures.panels(*x, classes) for x in examples], classes)
 
 

@@ -27,6 +27,15 @@ def make_optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     arXiv:1711.05101), so that "adam" with weight decay is "adamw". It applies to kernels alone:
     biases and normalisation are free.
     """
+    for name, allowed, ok in (
+        ("learning_rate", "positive", config.learning_rate > 0),
+        ("weight_decay", "at least 0", config.weight_decay >= 0),
+        ("momentum", "in [0, 1)", 0 <= config.momentum < 1),
+        ("clip_norm", "at least 0", config.clip_norm >= 0),
+        ("ema_decay", "in [0, 1)", 0 <= config.ema_decay < 1),
+    ):
+        if not ok:
+            raise ValueError(f"optim.{name} is {getattr(config, name)}, but must be {allowed}")
     scale = {
         "adam": optax.scale_by_adam,
         "adamw": optax.scale_by_adam,

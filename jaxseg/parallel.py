@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -91,6 +94,20 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
+def describe() -> str:
+    """The number and kind of all devices, for a person."""
+    return f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind})"
+
+
+def run_once(function: Callable):
+    """The result of a function that is compiled to run this once.
+
+    On a CPU without optimisation: for random bits it takes longer than all the rest.
+    """
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)()
+
+
 def is_primary() -> bool:
     """Whether this is the host that writes and speaks for all."""
     return jax.process_index() == 0
@@ -106,6 +123,35 @@ def any_host(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+class OtherHostError(ValueError):
+    """What a host raises when another one has failed."""
+
+
+@contextlib.contextmanager
+def together():
+    """A block that all hosts run, and that fails on all if it fails on one."""
+    error = None
+    try:
+        yield
+    except (ValueError, OSError) as caught:
+        error = caught
+    if any_host(error is not None):
+        raise error or OtherHostError("another host failed, and says why")
+
+
+@contextlib.contextmanager
+def leaving_at_once():
+    """A block whose SystemExit ends this host without waiting for others, which then fail, too."""
+    try:
+        yield
+    except SystemExit as stop:
+        if jax.process_count() == 1:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code)  # JAX would wait for all hosts to leave
 
 
 def wait_for_all(what: str) -> None:

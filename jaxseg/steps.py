@@ -25,12 +25,12 @@ class TrainState(NamedTuple):
     params: dict
     batch_stats: dict
     opt_state: optax.OptState
-    ema: dict | None  # the parameters' moving average, if there is one
+    ema: tuple[dict, dict] | None  # moving averages of params and batch_stats, if wanted
 
     @property
-    def eval_params(self) -> dict:
-        """The parameters to evaluate: the moving average where there is one."""
-        return self.params if self.ema is None else self.ema
+    def eval_variables(self) -> tuple[dict, dict]:
+        """The parameters and statistics to evaluate: the moving averages where there are some."""
+        return (self.params, self.batch_stats) if self.ema is None else self.ema
 
 
 def init_state(
@@ -43,7 +43,7 @@ def init_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=jax.tree.map(jnp.copy, (params, batch_stats)) if ema else None,
     )
 
 
@@ -89,7 +89,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+            # Short at first, as in tf.train.ExponentialMovingAverage, or a short run would average
+            # the initial parameters in.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = optax.incremental_update((params, batch_stats), ema, 1.0 - decay)
         scalars = {
             "loss": loss,
             **{f"loss/{name}": value for name, value in terms.items()},
@@ -111,21 +114,26 @@ def make_eval_step(
 ) -> Callable[[TrainState, Batch], dict]:
     """Makes `eval_step(state, batch)` for one replica of `axis_name`.
 
-    It returns the `confusion` matrix of the global batch and, under `loss`, its loss and terms.
+    It returns the `confusion` matrix of the global batch and, under `loss`, the sum over its images
+    of their loss and its terms, each times the image's number of pixels that count. So the sum over
+    a data set does not depend on how images are batched, whatever the loss.
     """
 
     def eval_step(state, batch):
         batch = prepare(batch)
-        logits, _ = apply(state.eval_params, state.batch_stats, batch.images, train=False)
-        loss, terms = loss_fn(logits, batch.labels, where=batch.where, axis_name=axis_name)
-        preds = jnp.argmax(logits, -1)
+        logits, _ = apply(*state.eval_variables, batch.images, train=False)
         confusion = confusion_matrix(
-            preds, batch.labels, num_classes, where=batch.where, axis_name=axis_name
+            jnp.argmax(logits, -1), batch.labels, num_classes, where=batch.where
         )
-        return {
-            "confusion": confusion,
-            "loss": {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}},
-        }
+
+        def image_loss(logits, labels, where):
+            loss, terms = loss_fn(logits, labels, where=where)
+            values = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}}
+            return jax.tree.map(lambda value: value * jnp.sum(where), values)
+
+        losses = jax.vmap(image_loss)(logits, batch.labels, batch.where)
+        found = {"confusion": confusion, "loss": jax.tree.map(jnp.sum, losses)}
+        return found if axis_name is None else lax.psum(found, axis_name)
 
     return eval_step
 
@@ -134,7 +142,7 @@ def make_predict(apply: Callable, *, prepare: Callable[[Batch], Batch]) -> Calla
     """Makes `predict(state, batch) -> probs`, the class probabilities of each pixel."""
 
     def predict(state, batch):
-        logits, _ = apply(state.eval_params, state.batch_stats, prepare(batch).images, train=False)
+        logits, _ = apply(*state.eval_variables, prepare(batch).images, train=False)
         return jax.nn.softmax(logits)
 
     return predict

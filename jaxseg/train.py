@@ -20,14 +20,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
 from jaxseg import cli, data, losses, optim, parallel
+from jaxseg.batch import Batch
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, Evaluator, make_init, make_model
@@ -65,22 +68,32 @@ def _train(config, workdir, allow_config_change, console, interruption):
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
 
+    if config.data.root and "://" not in config.data.root:
+        # As the workdir keeps it, so that the run can be scored from any directory.
+        root = os.path.abspath(os.path.expanduser(config.data.root))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     _check(config)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config)
-    if not primary:
-        parallel.wait_for_all("data is prepared")
-    source = data.open_source(config.data, config.data.train_split)
-    if primary:
-        parallel.wait_for_all("data is prepared")
-    evaluator = Evaluator(config, model, runner)
+    loss = losses.combine(config.loss)
+    optimizer = optim.make_optimizer(config.optim, config.steps)
     normalise = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
+
+    def prepare(batch, keys):
+        return data.augment(normalise(batch), keys, config.augment)
+
+    _rehearse(config, prepare, loss)
+    for turn in (primary, not primary):  # one host prepares the data, then the others find it
+        with parallel.together():
+            if turn:
+                source = data.open_source(config.data, config.data.train_split)
+                evaluator = Evaluator(config, model, runner)
     train_step = runner.compile(
         make_train_step(
             model.apply,
-            losses.combine(config.loss),
-            optim.make_optimizer(config.optim, config.steps),
-            prepare=lambda batch, keys: data.augment(normalise(batch), keys, config.augment),
+            loss,
+            optimizer,
+            prepare=prepare,
             seed=config.seed,
             ema_decay=config.optim.ema_decay,
             axis_name=parallel.AXIS,
@@ -88,19 +101,17 @@ def _train(config, workdir, allow_config_change, console, interruption):
         donate_state=True,
     )
 
-    if primary:
-        _claim(workdir, config, allow_config_change, console)
-    parallel.wait_for_all("workdir is claimed")
+    with parallel.together():
+        if primary:
+            _claim(workdir, config, allow_config_change, console)
     saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
     init = make_init(config, model)
     template = jax.eval_shape(init)
     restored = saved.restore_latest(template)
-    if primary:  # only now, so that a config that does not fit has replaced nothing
-        _keep(workdir, config)
-    # It runs once, and on a CPU optimising the code of its random bits takes longer than the rest.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(init, compiler_options=options)
-    start, state = restored or (0, init())
+    with parallel.together():
+        if primary:  # only now, so that a config that does not fit has replaced nothing
+            _keep(workdir, config)
+    start, state = restored or (0, parallel.run_once(init))
     # Placed as the step returns it, or the second step would be compiled anew.
     state = parallel.replicate(state)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
@@ -108,7 +119,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         console,
         f"{f'Resuming after step {start}' if start else 'Training'}, {config.steps} steps: "
         f"{len(source)} images of {config.data.name}, {count:,} parameters, "
-        f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind}), in {workdir}",
+        f"{parallel.describe()}, in {workdir}",
     )
 
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
@@ -183,6 +194,8 @@ def _check(config: Config) -> None:
     for name in ("steps", "eval_every", "checkpoint_every", "log_every", "keep_latest"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}, but must be at least 1")
+    if config.pictures < 0:
+        raise ValueError(f"pictures is {config.pictures}, but must be at least 0")
     if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
         raise ValueError(
             f"data.image_size is {config.data.image_size}, but must be (height, width)"
@@ -191,10 +204,29 @@ def _check(config: Config) -> None:
         raise ValueError(
             f"augment.scale is {config.augment.scale}, but must be two positive numbers"
         )
+    if config.data.threads < 1:
+        raise ValueError(f"data.threads is {config.data.threads}, but must be at least 1")
     if not config.data.classes or len(set(config.data.classes)) < len(config.data.classes):
         raise ValueError(
             f"data.classes is {config.data.classes}, but must be one name or more, no two alike"
         )
+
+
+def _rehearse(config: Config, prepare: Callable, loss: Callable) -> None:
+    """Traces what a step does around the model, so that options that can't be used fail here."""
+
+    def pass_through(images, labels, where):
+        batch = prepare(Batch(images, labels, where), jax.random.split(jax.random.key(0), 1))
+        logits = jnp.zeros((*batch.labels.shape, len(config.data.classes)))
+        return loss(logits, batch.labels, where=batch.where)
+
+    shape = (1, *config.data.image_size)
+    jax.eval_shape(
+        pass_through,
+        jax.ShapeDtypeStruct((*shape, config.data.channels), jnp.uint8),
+        jax.ShapeDtypeStruct(shape, jnp.uint8),
+        jax.ShapeDtypeStruct(shape, jnp.bool_),
+    )
 
 
 def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
@@ -337,14 +369,19 @@ def define_flags() -> None:
 def main() -> None:
     args = flags.FLAGS
     workdir = pathlib.Path(args.workdir or time.strftime("runs/%Y%m%d-%H%M%S"))
-    try:
-        if args.distributed or args.coordinator:
-            parallel.initialize(args.coordinator, args.num_processes, args.process_id)
-        train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
-    except NotFiniteError as error:
-        cli.fail(str(error), code=1)
-    except (ValueError, OSError) as error:
-        cli.fail(cli.explain(error))
+    with parallel.leaving_at_once():
+        try:
+            if args.distributed or args.coordinator:
+                parallel.initialize(args.coordinator, args.num_processes, args.process_id)
+            train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
+        except NotFiniteError as error:
+            cli.fail(str(error), code=1)
+        except (ValueError, OSError) as error:
+            cli.fail(cli.explain(error))
+        except jax.errors.JaxRuntimeError as error:
+            if parallel.host()[1] == 1:
+                raise
+            cli.fail(f"another host has failed or can't be reached: {error}", code=1)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def compiled(**fields):
 def augmented(batch, seed=0, **fields):
     """The augmented batch, as numpy arrays, each image with a key of its own."""
     keys = jax.random.split(jax.random.key(seed), len(batch.images))
-    return Batch(*map(np.asarray, compiled(**fields)(batch, keys)))
+    return jax.tree.map(np.asarray, compiled(**fields)(batch, keys))
 
 
 def random_batch(count, height, width, channels=1, dtype=np.int32):
@@ -59,7 +59,7 @@ def random_batch(count, height, width, channels=1, dtype=np.int32):
 
 
 def repeated(batch, count=COUNT):
-    return Batch(*(np.repeat(x[:1], count, 0) for x in batch))
+    return jax.tree.map(lambda x: np.repeat(x[:1], count, 0), batch)
 
 
 def shared_batch():
@@ -82,12 +82,12 @@ def places(height, width, where=True):
 def which_equal(batch, example):
     """Which images of a batch have the image, labels and `where` of the example."""
     return np.all(
-        [[np.array_equal(a, b) for a in x] for x, b in zip(batch, example, strict=True)], axis=0
+        [[np.array_equal(a, b) for a in x] for x, b in zip(batch[:3], example, strict=True)], axis=0
     )
 
 
 def assert_batch_equal(found, expected):
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(found[:3], expected[:3], strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -133,7 +133,7 @@ def test_flips_and_right_angles_are_exact(options, size, count):
     found = augmented(repeated(batch), **options)
     occurred = {}
     for transform in dihedral(**options):
-        expected = [np.ascontiguousarray(transform(x[0])) for x in batch]
+        expected = [np.ascontiguousarray(transform(x[0])) for x in batch[:3]]
         same = which_equal(found, expected)
         occurred[tuple(expected[1].ravel())] = same.sum()
     assert len(occurred) == count
@@ -147,7 +147,7 @@ def test_right_angles_of_an_oblong_image():
     found = augmented(repeated(batch), rotate90=True)
     counts = np.zeros(4, int)
     middle = np.s_[:, 2:8]
-    for image, labels, where in zip(*found, strict=True):
+    for image, labels, where in zip(*found[:3], strict=True):
         (k,) = (
             k
             for k in range(4)
@@ -270,7 +270,7 @@ def test_every_place_of_a_crop():
     found = augmented(repeated(batch), crop_size=(4, 6))
     occurred = np.zeros((2, 4), int)
     for top, left in np.ndindex(2, 4):
-        expected = [x[0, top : top + 4, left : left + 6] for x in batch]
+        expected = [x[0, top : top + 4, left : left + 6] for x in batch[:3]]
         same = which_equal(found, expected)
         occurred[top, left] = same.sum()
     assert occurred.sum() == COUNT
@@ -315,7 +315,7 @@ def test_light():
         assert values.max() > 0.85 * bound
         assert abs(values.mean()) < 3 * bound / np.sqrt(3 * COUNT)
     assert abs(np.corrcoef(pairs.T)[0, 1]) < 3 / np.sqrt(COUNT)
-    assert_batch_equal(found[1:], batch[1:])
+    assert_batch_equal(found[1:3], batch[1:3])
 
 
 # Keys.
@@ -351,7 +351,7 @@ def in_parts(function, parts):
     whole = augmented(batch, seed=7, **EVERYTHING)
     split = jax.tree.map(lambda x: x.reshape(parts, 16 // parts, *x.shape[1:]), (batch, keys))
     found = function(lambda batch, keys: augment(batch, keys, Augment(**EVERYTHING)))(*split)
-    return Batch(*(np.asarray(x).reshape(16, *x.shape[2:]) for x in found)), whole
+    return jax.tree.map(lambda x: np.asarray(x).reshape(16, *x.shape[2:]), found), whole
 
 
 def test_eight_devices_see_the_same_pictures():
@@ -373,26 +373,39 @@ def bytes_batch(channels=3):
     return Batch(images, np.zeros((4, 9, 7), np.int32), rng.random((4, 9, 7)) < 0.6)
 
 
+SIZES = np.array([[9, 7], [5, 7], [1, 2], [0, 0]], np.int32)
+
+
 def test_normalised_by_its_own_pixels():
-    """Mean 0 and deviation 1 of each channel, over the pixels of the image that count."""
-    batch = bytes_batch()
-    found = normalise(batch)
-    assert found.images.dtype == jnp.float32
-    for image, where, raw in zip(np.asarray(found.images), batch.where, batch.images, strict=True):
-        counted = raw[where].astype(np.float64)
-        expected = (raw - counted.mean(0)) / counted.std(0)
-        np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(image[where].mean(0), 0, atol=1e-5)
-        np.testing.assert_allclose(image[where].std(0), 1, rtol=1e-5)
-    assert_batch_equal(found[1:], batch[1:])
+    """Mean 0 and deviation 1 of each channel, over the pixels of the image; its padding is 0."""
+    for batch in (bytes_batch(), bytes_batch()._replace(sizes=SIZES)):
+        found = normalise(batch)
+        assert found.images.dtype == jnp.float32
+        sizes = [(9, 7)] * 4 if batch.sizes is None else SIZES
+        for image, raw, (height, width) in zip(found.images, batch.images, sizes, strict=True):
+            pixels = raw[:height, :width].astype(np.float64)
+            expected = np.zeros(raw.shape)
+            if pixels.size:
+                expected[:height, :width] = (pixels - pixels.mean((0, 1))) / pixels.std((0, 1))
+            np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-5)
+        assert_batch_equal(found[1:3], batch[1:3])
 
 
-def test_pixels_that_do_not_count_normalise_nothing():
-    """Padding and ignored pixels leave the others as they are, whatever they hold."""
-    batch = bytes_batch()
-    other = np.where(batch.where[..., None], batch.images, 255)
-    first, second = normalise(batch).images, normalise(batch._replace(images=other)).images
-    np.testing.assert_array_equal(first[batch.where], second[batch.where])
+def test_labels_and_padding_normalise_nothing():
+    """The model sees the same whatever counts, and whatever an image is padded with."""
+    batch = bytes_batch()._replace(sizes=SIZES)
+    expected = np.asarray(normalise(batch).images)
+    blind = batch._replace(labels=batch.labels + 1, where=np.zeros_like(batch.where))
+    np.testing.assert_array_equal(normalise(blind).images, expected)
+    padded = batch.images.copy()
+    for image, (height, width) in zip(padded, SIZES, strict=True):
+        image[height:], image[:, width:] = 255, 255
+    for given in ((), ((0.4,) * 3, (0.2,) * 3)):
+        first, second = (
+            normalise(batch._replace(images=x), *given) for x in (batch.images, padded)
+        )
+        np.testing.assert_array_equal(first.images, second.images)
+        np.testing.assert_array_equal(np.asarray(first.images)[1, 5:], 0)
 
 
 @pytest.mark.parametrize("level", [0, 13, 255])
@@ -402,17 +415,8 @@ def test_an_even_image_stays_zero(level):
     np.testing.assert_allclose(normalise(batch).images, 0, atol=1e-4)
     speck = batch.images.copy()
     speck[:, 4, 3] = abs(level - 1)
-    where = np.ones((4, 9, 7), bool)
-    found = normalise(batch._replace(images=speck, where=where)).images
+    found = normalise(batch._replace(images=speck)).images
     assert 0.9 < np.abs(found).max() <= 1 + 1e-5
-
-
-def test_nothing_that_counts_is_finite():
-    """An image of padding alone, as in the last batch of an evaluation."""
-    batch = bytes_batch()._replace(where=np.zeros((4, 9, 7), bool))
-    assert np.isfinite(normalise(batch).images).all()
-    empty = batch._replace(images=np.zeros((4, 9, 7, 3), np.uint8))
-    np.testing.assert_array_equal(normalise(empty).images, 0)
 
 
 def test_normalised_by_given_numbers():
@@ -423,7 +427,12 @@ def test_normalised_by_given_numbers():
     found = normalise(batch, mean, std)
     assert found.images.dtype == jnp.float32
     np.testing.assert_allclose(found.images, expected, rtol=1e-5, atol=1e-6)
-    assert_batch_equal(found[1:], batch[1:])
+    assert_batch_equal(found[1:3], batch[1:3])
+
+
+def test_deviation_of_zero():
+    with pytest.raises(ValueError, match="must be positive in each channel"):
+        normalise(bytes_batch(), (0.5,) * 3, (0.2, 0.0, 0.2))
 
 
 @pytest.mark.parametrize(

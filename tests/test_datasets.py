@@ -834,8 +834,8 @@ def test_camvid(shared_data):
     source = open_source(config, "val")
     assert len(source) == 101
     (batch,) = batches(source, eval_positions(len(source), batch_size=4), config, stop=1)
-    assert [x.shape for x in batch] == [(4, 360, 480, 3), (4, 360, 480), (4, 360, 480)]
-    masks = [stored(source.name(i)) for i in range(4)]
+    assert [x.shape for x in batch[:3]] == [(4, 360, 480, 3), (4, 360, 480), (4, 360, 480)]
+    masks = [stored(source.name(i).partition(" with mask ")[2]) for i in range(4)]
     void = np.mean(np.equal(masks, 11))
     assert 0 < void < 0.3
     assert batch.where.mean() == pytest.approx(1 - void, rel=1e-12)

@@ -639,6 +639,11 @@ def test_a_label_outside_the_classes_gives_nan(name, label):
     assert np.isfinite(call(name, data.logits, labels, where=where))
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_large_label_does_not_wrap_into_a_class():
+    assert np.isnan(losses.cross_entropy(jnp.zeros((1, 2)), jnp.array([2**32])))
+
+
 @pytest.mark.parametrize("name", [name for name, kind in MAPS if kind == "hard"])
 def test_a_label_outside_the_classes_shows_in_the_map(name):
     data = problem("hard")

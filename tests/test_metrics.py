@@ -136,6 +136,30 @@ def test_unequal_shapes_are_an_error(preds, labels, where):
         assert str(shape) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("preds", "labels", "where", "named"),
+    [
+        (np.zeros(4), np.zeros(4, int), None, "preds are float"),
+        (np.zeros(4, int), np.zeros(4), None, "labels are float"),
+        (np.zeros(4, bool), np.zeros(4, int), None, "preds are bool"),
+        (np.zeros(4, int), np.zeros(4, int), np.full(4, 255, np.uint8), "where is uint8"),
+    ],
+)
+def test_other_types_are_an_error(preds, labels, where, named):
+    """A probability would be rounded to a class; a `where` of 255s would count 255 times."""
+    with pytest.raises(TypeError, match=named):
+        metrics.confusion_matrix(preds, labels, 2, where=where)
+
+
+@pytest.mark.usefixtures("x64")
+def test_large_labels_do_not_wrap_into_a_class():
+    large = jnp.array([2**32, 1, 2**32 + 1])
+    assert large.dtype == jnp.int64
+    zeros = jnp.zeros(3, jnp.int64)
+    assert metrics.confusion_matrix(zeros, large, 2).tolist() == [[0, 0], [1, 0]]
+    assert metrics.confusion_matrix(large, zeros, 2).tolist() == [[0, 1], [0, 0]]
+
+
 # Labels 0, 1, 2 and 3: 10, 5, 0 and 0 pixels; class 2 is only predicted, class 3 is not there.
 CONFUSION = np.array([[6, 3, 1, 0], [2, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 

@@ -193,13 +193,14 @@ def test_evaluation_covers_every_image_once(length, batch_size, hosts):
     joined = join(shares)
     assert len(joined) == -(-length // batch_size)
     assert {x.images.shape for share in shares for x in share} == {(batch_size // hosts, 2, 3, 1)}
-    images, labels, where = map(np.concatenate, zip(*joined, strict=True))
+    images, labels, where, sizes = map(np.concatenate, zip(*joined, strict=True))
     np.testing.assert_array_equal(images[:length, 1, 2, 0], np.arange(length))
     np.testing.assert_array_equal(labels[:length, 1, 2], np.arange(length) % 2)
     assert where[:length].all()
     assert not where[length:].any()
     assert not images[length:].any()
     assert not labels[length:].any()
+    assert sizes.tolist() == [[2, 3]] * length + [[0, 0]] * (len(sizes) - length)
     assert sorted(source.reads) == list(range(length))
 
 
@@ -214,8 +215,8 @@ def test_an_error_in_a_thread_arrives():
 def test_batches_are_small_until_the_step():
     """Images and labels cross to the device as bytes."""
     (batch,) = read(Numbered(4), train_positions(4, batch_size=4, seed=0), stop=1)
-    assert [x.dtype for x in batch] == [np.uint8, np.uint8, np.bool_]
-    assert [x.shape for x in batch] == [(4, 2, 3, 1), (4, 2, 3), (4, 2, 3)]
+    assert [x.dtype for x in batch] == [np.uint8, np.uint8, np.bool_, np.int32]
+    assert [x.shape for x in batch] == [(4, 2, 3, 1), (4, 2, 3), (4, 2, 3), (4, 2)]
 
 
 # One example.
@@ -236,7 +237,7 @@ def load(mask, image=None, **config):
     return make_loader(Given([Example(image, mask)]), Data(**config))(0)
 
 
-@pytest.mark.parametrize("ignore_label", [255, 3, 1, 0, -1, 70_000])
+@pytest.mark.parametrize("ignore_label", [255, 3, -1, 70_000])
 def test_ignored_labels_do_not_count(ignore_label):
     """ignore_label becomes `where` False and label 0, whatever number it is."""
     mask = np.array([[0, 1, 2], [2, 1, 0]], np.int32)
@@ -244,6 +245,16 @@ def test_ignored_labels_do_not_count(ignore_label):
     batch = load(mask, ignore_label=ignore_label)
     np.testing.assert_array_equal(batch.where, mask != ignore_label)
     np.testing.assert_array_equal(batch.labels, np.where(mask == ignore_label, 0, mask))
+
+
+@pytest.mark.parametrize(("classes", "ignore_label"), [(3, 0), (3, 2), (256, 255)])
+def test_ignored_label_of_a_class(classes, ignore_label):
+    """Without a label_map nobody can say which is meant; the last of 256 classes would be lost."""
+    names = tuple(f"class {i}" for i in range(classes))
+    message = rf"ignore_label is {ignore_label}, .* class 'class {ignore_label}'.* -1"
+    with pytest.raises(DataError, match=message):
+        load(np.zeros((2, 2), np.uint8), ignore_label=ignore_label, classes=names)
+    load(np.zeros((2, 2), np.uint8), ignore_label=-1, classes=names)
 
 
 @pytest.mark.parametrize("ignore_label", [255, 3, -1, 70_000])

@@ -20,11 +20,6 @@ TERMS = (("cross_entropy", 1.0), ("relative_entropy", 0.5), ("dice", 0.25))
 AUGMENT = Augment(rotate=15.0, scale=(0.8, 1.25))
 SGD = Optim(name="sgd", learning_rate=0.5, warmup_steps=0, momentum=0.0, clip_norm=0.0)
 
-if hasattr(jax, "enable_x64"):
-    enable_x64 = functools.partial(jax.enable_x64, True)
-else:
-    from jax.experimental import enable_x64
-
 
 @pytest.fixture(autouse=True)
 def eight_devices():
@@ -39,6 +34,7 @@ def make_batch(step: int, *, images: int = DEVICES, size: int = 12) -> Batch:
         rng.integers(0, 256, (images, size, size, 1), np.uint8),
         rng.integers(0, CLASSES, (images, size, size), np.uint8),
         rng.random((images, size, size)) < share,
+        np.stack([np.full(images, size), np.arange(images) % 3 + size - 2], -1),
     )
 
 
@@ -135,18 +131,16 @@ def all_runners():
     ],
     ids=["sgd", "adamw"],
 )
+@pytest.mark.usefixtures("x64")
 def test_one_device_equals_eight(config, names):
     """In float64 the state and scalars of several steps agree to rounding, augmentation and all.
 
     Plain SGD shows a gradient that is too large by a factor, which Adam and clipping would hide.
     """
-    with enable_x64():
-        found = {
-            name: run_steps(
-                all_runners()[name], *make_step(config, parallel.AXIS, dtype=jnp.float64)
-            )
-            for name in ("one_device", *names)
-        }
+    found = {
+        name: run_steps(all_runners()[name], *make_step(config, parallel.AXIS, dtype=jnp.float64))
+        for name in ("one_device", *names)
+    }
     wanted = found.pop("one_device")
     assert all(x.dtype == np.float64 for x in jax.tree.leaves((wanted[0].params, wanted[1])))
     for result in found.values():
@@ -158,29 +152,29 @@ def exactly(batch):
     return batch._replace(images=batch.images.astype(jnp.float64) / 128 - 1)
 
 
+@pytest.mark.usefixtures("x64")
 def test_update_is_the_gradient_of_the_global_loss():
     """Against jax.grad of the loss of the whole batch, written out without replicas."""
-    with enable_x64():
-        step, state = make_step(
-            SGD, parallel.AXIS, dtype=jnp.float64, prepare=lambda batch, keys: exactly(batch)
-        )
-        found = {
-            name: run_steps(all_runners()[name], step, state, count=1)
-            for name in ("one_device", "shard_map")
-        }
-        apply = make_model(None, jnp.float64).apply
-        batch = exactly(Batch(*map(jnp.asarray, make_batch(0))))
+    step, state = make_step(
+        SGD, parallel.AXIS, dtype=jnp.float64, prepare=lambda batch, keys: exactly(batch)
+    )
+    found = {
+        name: run_steps(all_runners()[name], step, state, count=1)
+        for name in ("one_device", "shard_map")
+    }
+    apply = make_model(None, jnp.float64).apply
+    batch = exactly(jax.tree.map(jnp.asarray, make_batch(0)))
 
-        def objective(params, stats):
-            logits, stats = apply(params, stats, batch.images, train=True)
-            terms = [
-                weight * getattr(losses, name)(logits, batch.labels, where=batch.where)
-                for name, weight in TERMS
-            ]
-            return sum(terms), stats
+    def objective(params, stats):
+        logits, stats = apply(params, stats, batch.images, train=True)
+        terms = [
+            weight * getattr(losses, name)(logits, batch.labels, where=batch.where)
+            for name, weight in TERMS
+        ]
+        return sum(terms), stats
 
-        gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
-        (loss, stats), grads = gradient(state.params, state.batch_stats)
+    gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    (loss, stats), grads = gradient(state.params, state.batch_stats)
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads)))
     rate = SGD.learning_rate
     wanted = jax.tree.map(lambda x, g: x - rate * np.asarray(g), state.params, grads)
@@ -226,39 +220,53 @@ def test_random_draws():
     np.testing.assert_array_equal(draws(0, devices=1)["images"], first["images"])
 
 
-def test_moving_average():
-    """ema <- d ema + (1 - d) params, of the parameters after the update; and it is evaluated."""
+@pytest.mark.parametrize(("start", "decay"), [(0, 0.1), (2, 0.25), (100, 0.75)])
+def test_moving_average(start, decay):
+    """ema <- d ema + (1 - d) new, of parameters and statistics after the update; d grows to 0.75.
+
+    And it is what is evaluated.
+    """
     config = Optim(name="sgd", learning_rate=0.5, warmup_steps=0, ema_decay=0.75)
     step, state = make_step(config, None, prepare=lambda batch, keys: normalise(batch))
+    chex.assert_trees_all_equal(state.ema, (state.params, state.batch_stats))
+    state = state._replace(step=jnp.asarray(start))
     after, _ = jax.jit(step)(state, make_batch(0))
-    chex.assert_trees_all_equal(state.ema, state.params)
-    wanted = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, state.ema, after.params)
+    new = (after.params, after.batch_stats)
+    wanted = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, new)
     chex.assert_trees_all_close(after.ema, wanted, rtol=1e-6, atol=1e-7)
-    assert after.eval_params is after.ema
+    assert after.eval_variables is after.ema
     without = after._replace(ema=None)
-    assert without.eval_params is without.params
-    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), after.ema, state.ema)
-    assert max(jax.tree.leaves(moved)) > 1e-3
+    assert without.eval_variables == (without.params, without.batch_stats)
+    for kind in (0, 1):
+        moved = jax.tree.map(
+            lambda a, b: float(np.max(np.abs(a - b))), after.ema[kind], state.ema[kind]
+        )
+        assert max(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_eval_step_sums():
-    """The confusion matrix and losses of the global batch, by the average where there is one."""
+    """Counts, and each image's losses times its pixels, by the average where there is one."""
     config = Optim(warmup_steps=0, ema_decay=0.5)
     _, state = make_step(config, parallel.AXIS)
-    state = state._replace(params=jax.tree.map(np.zeros_like, state.params))  # not evaluated
+    unused = jax.tree.map(np.zeros_like, (state.params, state.batch_stats))  # not evaluated
+    state = state._replace(params=unused[0], batch_stats=unused[1])
     batch = make_batch(3, images=2 * DEVICES)
     model = make_model(parallel.AXIS)
     step = steps.make_eval_step(
         model.apply, losses.combine(TERMS), CLASSES, prepare=normalise, axis_name=parallel.AXIS
     )
-    prepared = normalise(Batch(*map(jnp.asarray, batch)))
+    prepared = normalise(jax.tree.map(jnp.asarray, batch))
     forward = jax.jit(functools.partial(make_model(None).apply, train=False))
-    logits, _ = forward(state.ema, state.batch_stats, prepared.images)
+    logits, _ = forward(*state.ema, prepared.images)
     preds = np.argmax(logits, -1)
     counts = np.zeros((CLASSES, CLASSES), int)
     np.add.at(counts, (batch.labels[batch.where], preds[batch.where]), 1)
     terms = {
-        name: getattr(losses, name)(logits, batch.labels, where=batch.where) for name, _ in TERMS
+        name: sum(
+            where.sum() * getattr(losses, name)(*image, where=where)
+            for *image, where in zip(logits, batch.labels, batch.where, strict=True)
+        )
+        for name, _ in TERMS
     }
     for runner in all_runners().values():
         compiled = runner.compile(step, donate_state=False)

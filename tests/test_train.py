@@ -34,7 +34,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 import jaxseg.config
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import open_source, train_positions
-from jaxseg.evaluate import evaluate, make_init, make_model
+from jaxseg.evaluate import Evaluator, evaluate, make_init, make_model
+from jaxseg.parallel import make_runner
 from jaxseg.train import NotFiniteError, train
 
 DEVICES = 8
@@ -545,6 +546,18 @@ BAD = {
         ["{tmp}/x/image"],
     ),
     "crop": (["--config.augment.crop_size=(64,64)"], ["crop_size"]),
+    "smoothing": (
+        ["--config.loss=(('relative_entropy', 1.0, {{'label_smoothing': 0.0}}),)"],
+        ["label_smoothing 0"],
+    ),
+    "deviation": (
+        ["--config.data.mean=(0.5,)", "--config.data.std=(0.0,)"],
+        ["std is (0.0,)", "positive"],
+    ),
+    "momentum": (["--config.optim.momentum=1.5"], ["optim.momentum is 1.5", "[0, 1)"]),
+    "average": (["--config.optim.ema_decay=1.0"], ["optim.ema_decay is 1.0", "[0, 1)"]),
+    "clip": (["--config.optim.clip_norm=-1.0"], ["optim.clip_norm is -1.0", "at least 0"]),
+    "threads": (["--config.data.threads=0"], ["data.threads is 0", "at least 1"]),
     "workdir_is_file": (["--workdir={tmp}/other.py"], ["{tmp}/other.py"]),
     "workdir_below_file": (["--workdir={tmp}/other.py/run"], ["{tmp}/other.py"]),
     "config_json": (["--workdir={tmp}/strange"], ["config.json"]),
@@ -571,7 +584,7 @@ def test_bad_input(kind, root, tmp_path):
     assert code == 2, line
     for text in wanted:
         assert text.format(tmp=tmp_path) in line
-    assert not (tmp_path / "run" / "checkpoints").exists() or kind == "crop"
+    assert not (tmp_path / "run").exists()  # so that the next try may have another config
 
 
 @pytest.mark.parametrize("args", [[], ["--workdir={tmp}/absent"], ["--workdir={tmp}"]])
@@ -634,18 +647,20 @@ def test_fresh_interpreters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_agree_with_one(root, tmp_path):
-    """Two processes of one device each train the run of one process with two."""
+def of_two(*args):
+    """Two processes of one device each, started by hand: stdout, stderr and exit code of each.
+
+    A pair of values as an argument gives each process its own.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    workdir = tmp_path / "run"
-    less = {"steps": 6, "eval_every": 6, "checkpoint_every": 6, "pictures": 0}
     runs = [
         subprocess.Popen(
             [
                 sys.executable,
-                *("-m", "jaxseg.train", f"--workdir={workdir}", *arguments(root, **less)),
+                *("-m", "jaxseg.train"),
+                *(x[index] if isinstance(x, tuple) else x for x in args),
                 f"--coordinator=localhost:{port}",
                 "--num_processes=2",
                 f"--process_id={index}",
@@ -662,17 +677,20 @@ def test_two_processes_agree_with_one(root, tmp_path):
         )
         for index in range(2)
     ]
-    alone = tmp_path / "alone"
-    args = [*arguments(root, **less), f"--workdir={alone}"]
     try:
-        with Run(tmp_path / "out", *args, devices=2) as run:
-            assert run.wait()[0] == 0, run.text()
-        (first, errors, code), (second, errors2, code2) = [
-            (*run.communicate(timeout=180), run.returncode) for run in runs
-        ]
+        return [(*run.communicate(timeout=180), run.returncode) for run in runs]
     finally:
         for run in runs:
             run.kill()
+
+
+def test_two_processes_agree_with_one(root, tmp_path):
+    """Two processes of one device each train the run of one process with two."""
+    workdir, alone = tmp_path / "run", tmp_path / "alone"
+    args = arguments(root, steps=6, eval_every=6, checkpoint_every=6, pictures=0)
+    with Run(tmp_path / "out", *args, f"--workdir={alone}", devices=2) as run:
+        assert run.wait()[0] == 0, run.text()
+    (first, errors, code), (second, errors2, code2) = of_two(*args, f"--workdir={workdir}")
     assert code == 0, errors
     assert code2 == 0, errors2
     assert "2 device(s)" in first
@@ -689,3 +707,67 @@ def test_two_processes_agree_with_one(root, tmp_path):
     (_, other), _ = final_state(alone)
     assert step == 6
     chex.assert_trees_all_close(state.batch_stats, other.batch_stats, rtol=1e-2, atol=1e-3)
+
+
+def make_folder(root, wrong=None):
+    """16 images with masks of two classes, of which one can have a wrong value."""
+    for kind in ("image", "mask"):
+        (root / kind).mkdir(parents=True)
+    for index in range(16):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:, index:] = 7 if index == wrong else 1
+        Image.fromarray(mask * 20).save(root / "image" / f"{index}.png")
+        Image.fromarray(mask).save(root / "mask" / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["at the start", "in a batch"])
+def test_an_error_of_one_process_ends_both(kind, tmp_path):
+    """The one says what is wrong; neither waits for the other."""
+    whole = make_folder(tmp_path / "whole")
+    broken = tmp_path / "broken"
+    if kind == "in a batch":
+        make_folder(broken, wrong=3)
+    folder = {"data.name": "folder", "data.train_split": "[:]", "data.eval_split": "[:1]"}
+    args = arguments(whole, **folder, **{"data.label": "mask"}, steps=STEPS)
+    start = time.monotonic()
+    (_, errors, code), (_, errors2, code2) = of_two(
+        *args,
+        (f"--config.data.root={whole}", f"--config.data.root={broken}"),
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert time.monotonic() - start < 90
+    assert code2 == 2, errors2
+    assert str(broken) in one_error_line(errors2)
+    said, expected = ("failed", 2) if kind == "at the start" else ("has failed", 1)
+    assert f"another host {said}" in one_error_line(errors)
+    assert code == expected
+    if kind == "at the start":
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "loss", [(("dice", 1.0),), (("cross_entropy", 1.0, {"class_weights": (1.0, 9.0)}),)]
+)
+def test_scores_do_not_depend_on_the_batch(root, loss):
+    """Not even the loss, where it is no mean over pixels."""
+    found = []
+    for size in (8, 16, 64):
+        config = make_config(root, loss=loss, eval_batch_size=size)
+        model = make_model(config)
+        evaluator = Evaluator(config, model, make_runner("pmap"))
+        found.append(evaluator.scores(jax.jit(make_init(config, model))()))
+    for scores in found:
+        assert scores == pytest.approx(found[0], rel=1e-6)
+
+
+def test_a_run_is_scored_from_any_directory(root, tmp_path, monkeypatch):
+    """Though its data were named relative to where it was started."""
+    monkeypatch.chdir(root.parent)
+    config = make_config(root.name, steps=4, eval_every=4)
+    scores = train(config, "here", console=Console(file=io.StringIO()))
+    monkeypatch.chdir(tmp_path)
+    step, found, again = evaluate(root.parent / "here")
+    assert found.data.root == str(root)
+    assert (step, again) == (4, scores)
+    shutil.rmtree(root.parent / "here")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
 from jaxseg.batch import Batch
@@ -19,27 +20,33 @@ def normalise(batch: Batch, mean: tuple[float, ...] = (), std: tuple[float, ...]
     """Brings uint8 images to float32 of about zero mean and unit deviation in each channel.
 
     With the `mean` and `std` of a data set, in 0..1, or without them by the statistics of each
-    image over its pixels that count.
+    image over all its pixels, also those that don't count: what the model sees never depends on
+    labels. Padding becomes 0, as what an augmentation brings in from outside the image.
     """
     images = batch.images.astype(jnp.float32) / 255.0
     channels = images.shape[-1]
+    inside = jnp.ones((*batch.where.shape, 1), bool)
+    if batch.sizes is not None:
+        rows, columns = (lax.broadcasted_iota(jnp.int32, batch.where.shape, i) for i in (1, 2))
+        height, width = (batch.sizes[:, i, None, None] for i in (0, 1))
+        inside = ((rows < height) & (columns < width))[..., None]
     if mean or std:
         if len(mean) != channels or len(std) != channels:
             raise ValueError(
                 f"mean {tuple(mean)} and std {tuple(std)} must have one number for each of the "
                 f"{channels} channels, or none at all"
             )
+        if min(std) <= 0:
+            raise ValueError(f"std is {tuple(std)}, but must be positive in each channel")
         images = (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
-        return batch._replace(images=images)
-    # An image without a pixel that counts has statistics, too: those of all its pixels.
-    none = ~jnp.any(batch.where, (1, 2), keepdims=True)
-    where = (batch.where | none)[..., None]
-    count = jnp.maximum(jnp.sum(where, (1, 2), keepdims=True), 1)
-    average = jnp.sum(images * where, (1, 2), keepdims=True) / count
-    images = images - average
-    variance = jnp.sum(images**2 * where, (1, 2), keepdims=True) / count
-    # An even image stays 0: its deviation is below one grey level in 255.
-    return batch._replace(images=images / jnp.maximum(jnp.sqrt(variance), 1.0 / 255.0))
+    else:
+        count = jnp.maximum(jnp.sum(inside, (1, 2), keepdims=True), 1)
+        average = jnp.sum(images * inside, (1, 2), keepdims=True) / count
+        images = images - average
+        variance = jnp.sum(images**2 * inside, (1, 2), keepdims=True) / count
+        # An even image stays 0: its deviation is below one grey level in 255.
+        images = images / jnp.maximum(jnp.sqrt(variance), 1.0 / 255.0)
+    return batch._replace(images=jnp.where(inside, images, 0.0))
 
 
 def augment(batch: Batch, keys: Array, config: Augment) -> Batch:
@@ -64,7 +71,7 @@ def augment(batch: Batch, keys: Array, config: Augment) -> Batch:
         image = image * (1.0 + config.contrast * contrast) + config.brightness * brightness
         return Batch(image, labels, where)
 
-    return jax.vmap(one)(*batch, keys)
+    return jax.vmap(one)(batch.images, batch.labels, batch.where, keys)
 
 
 def _coordinates(key, size: tuple[int, int], crop: tuple[int, int], config: Augment):

@@ -175,7 +175,8 @@ class FolderSource:
         return Example(_read_image(image), _read_mask(mask))
 
     def name(self, index):
-        return str(self._pairs[index][1])
+        image, mask = self._pairs[index]
+        return f"{image} with mask {mask}"
 
 
 def _bound(number: str, percent: str, count: int, default: int) -> int:

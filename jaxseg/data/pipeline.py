@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import grain
+import jax
 import numpy as np
 
 from jaxseg.batch import Batch
@@ -57,7 +58,7 @@ def batches(
 
 def collate(examples: Iterable[Batch]) -> Batch:
     """Stacks examples, as a loader gives them, to a batch."""
-    return Batch(*map(np.stack, zip(*examples, strict=True)))
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
 def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
@@ -71,6 +72,7 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
         image = np.zeros((height, width, config.channels), np.uint8)
         labels = np.zeros((height, width), label_dtype)
         where = np.zeros((height, width), bool)
+        size = np.zeros(2, np.int32)
         if index < len(source):
             name = source.name(index)
             example = source[index]
@@ -86,7 +88,8 @@ def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
             )
             inside = np.s_[: pixels.shape[0], : pixels.shape[1]]
             image[inside], labels[inside], where[inside] = pixels, classes, counts
-        return Batch(image, labels, where)
+            size[:] = counts.shape
+        return Batch(image, labels, where, size)
 
     return load
 
@@ -102,6 +105,12 @@ def _make_classify(config: Data) -> Callable[[np.ndarray, str], tuple[np.ndarray
                 f"data.label_map has the class {label} for the value {value}, but data.classes has "
                 f"{num_classes} and data.ignore_label is {ignored}"
             )
+    if not config.label_map and 0 <= ignored < num_classes:
+        raise DataError(
+            f"data.ignore_label is {ignored}, which is also the class "
+            f"{config.classes[ignored]!r}; set it to a value that no class has, such as -1, or "
+            "give the classes their mask values in data.label_map"
+        )
     values, labels = np.array(sorted(config.label_map), np.int64).reshape(-1, 2).T
 
     def translate(mask):

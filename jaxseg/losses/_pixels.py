@@ -72,7 +72,8 @@ def prepare(
 
     logits = logits.astype(dtype)
     if integers:
-        labels = labels.astype(jnp.int32)  # in int8, for one, 300 classes could not be compared
+        # In int8, for one, 300 classes could not be compared.
+        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         # Dense, not a gather of the label's logit: its transpose is a scatter-add, which is slow.
         targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
         counts = jnp.where((labels >= 0) & (labels < num_classes), 1.0, jnp.nan).astype(dtype)

@@ -34,12 +34,21 @@ def confusion_matrix(
     >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
-    preds, labels = jnp.asarray(preds, jnp.int32), jnp.asarray(labels, jnp.int32)
+    preds, labels = jnp.asarray(preds), jnp.asarray(labels)
+    for name, array in (("preds", preds), ("labels", labels)):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise TypeError(
+                f"{name} are {array.dtype}, but must be class indices of an integer dtype; of "
+                "logits take the argmax over the last axis"
+            )
+    if where is not None and jnp.asarray(where).dtype != jnp.bool_:
+        raise TypeError(f"where is {jnp.asarray(where).dtype}, but must be bool")
     shapes = [x.shape for x in (preds, labels, where) if x is not None]
     if len(set(shapes)) != 1:
         raise ValueError(f"preds, labels and where have shapes {shapes}, but need the same one")
     if where is None:
         where = jnp.ones(labels.shape, bool)
+    preds, labels = (x.astype(jnp.promote_types(x.dtype, jnp.int32)) for x in (preds, labels))
     # A product of one-hot matrices rather than a scatter, which is slow on accelerators.
     rows = jax.nn.one_hot(labels, num_classes, dtype=jnp.int8) * where[..., None]
     columns = jax.nn.one_hot(preds, num_classes, dtype=jnp.int8)

@@ -1,0 +1,50 @@
+"""The README's examples run as they stand there."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def blocks(language):
+    """The README's code blocks of a language; .ci/run runs those in bash."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_there_are_examples():
+    assert [len(blocks(language)) for language in ("bash", "sh", "python")] == [2, 1, 2]
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_python(source):
+    exec(compile(source, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("command", blocks("sh"))
+def test_commands(command, tmp_path):
+    """On a small folder of images where the README says that one's own data are."""
+    for kind, colours in (("images", 256), ("masks", 2)):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for index in range(5):
+            array = np.random.default_rng(index).integers(0, colours, (16, 16), np.uint8)
+            Image.fromarray(array).save(tmp_path / "data" / kind / f"{index}.png")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    program, *args = shlex.split(command.replace("\\\n", ""))
+    assert program == "python"
+    small = ["steps=2", "optim.warmup_steps=1", "model.widths=(4,)", "data.image_size=(16,16)"]
+    done = subprocess.run(
+        [sys.executable, *args, *(f"--config.{x}" for x in small)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "2").is_dir()
