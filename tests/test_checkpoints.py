@@ -20,6 +20,10 @@ CONFIG = jaxseg.config.Optim(weight_decay=0.1, warmup_steps=2)
 STEPS = (3, 6, 9)  # scored so that all three are kept: the best, and the latest two
 
 
+# Tensorstore goes on reading other files, for an event loop that orbax has closed.
+TENSORSTORE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 def make_state(step: int, *, ema: bool = False, width: int = 4) -> TrainState:
     """A state of a run's form, with other numbers at each step, signed zero and all."""
     rng = np.random.default_rng(step)
@@ -28,12 +32,14 @@ def make_state(step: int, *, ema: bool = False, width: int = 4) -> TrainState:
         "conv": {"kernel": rng.normal(size=(3, 3, 64, width)).astype(np.float32)},
         "norm": {"bias": np.float32([-0.0, 1e-40, 3.4e38, rng.normal()])},
     }
+    batch_stats = {"norm": {"mean": rng.normal(size=width).astype(np.float32)}}
+    half = jax.tree.map(lambda x: x * np.float32(0.5), (params, batch_stats))
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
-        batch_stats={"norm": {"mean": rng.normal(size=width).astype(np.float32)}},
+        batch_stats=batch_stats,
         opt_state=make_optimizer(CONFIG, 10).init(jax.tree.map(lambda x: x + 1, params)),
-        ema=jax.tree.map(lambda x: x * np.float32(0.5), params) if ema else None,
+        ema=half if ema else None,
     )
 
 
@@ -241,6 +247,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("part", ["state", "checksums", "metrics", "the_rest"])
 @pytest.mark.parametrize("damage", DAMAGES)
+@TENSORSTORE
 def test_damage_to_any_file_falls_back(written, tmp_path, caplog, damage, part):
     """Whichever file of the newest checkpoint is damaged, what is restored was saved."""
     newest = written / "checkpoints" / "9"
@@ -304,6 +311,7 @@ def test_a_changed_score_is_not_believed(run):
     saved.close()
 
 
+@TENSORSTORE
 def test_any_flipped_bit_falls_back(written, tmp_path, caplog):
     """As above, with a flipped bit in every 41st byte of every file."""
     newest = written / "checkpoints" / "9"

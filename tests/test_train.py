@@ -456,7 +456,12 @@ NOT_FINITE = {
     # The loss is infinite by itself, from the first step on.
     "loss_weight": {"loss": (("cross_entropy", math.inf),)},
     # The parameters overflow in the update of the first step, whose own loss is finite.
-    "overflow": {"optim.learning_rate": 1e39, "optim.warmup_steps": 0, "checkpoint_every": 1},
+    "overflow": {
+        "optim.learning_rate": 3e38,
+        "optim.weight_decay": 1e3,
+        "optim.warmup_steps": 0,
+        "checkpoint_every": 1,
+    },
     # The loss overflows after some steps that were well.
     "exploding": {
         "optim.name": "sgd",
