@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import logging as standard_logging
 import pathlib
 import shutil
+import sys
 import zlib
 from typing import Any
 
@@ -41,8 +43,8 @@ class Checkpoints:
     def _manager(self) -> ocp.CheckpointManager:
         for step in self._steps_with_wrong_scores():  # orbax would fail at them, or believe them
             raise CheckpointError(
-                f"checkpoint {step} in {self._directory} is damaged (its scores have a wrong "
-                "checksum); resume the training to replace it"
+                f"checkpoint {step} in {self._directory} is damaged (its scores or their checksum "
+                "are missing or wrong); resume the training to replace it"
             )
         policies = checkpoint_managers
         keep = policies.AnyPreservationPolicy(
@@ -88,7 +90,9 @@ class Checkpoints:
         """
         damaged = self._steps_with_wrong_scores()
         for step in damaged:
-            logging.error("Checkpoint %d is damaged: its scores have a wrong checksum", step)
+            logging.error(
+                "Checkpoint %d is damaged: its scores or their checksum are missing or wrong", step
+            )
             self._set_aside(step)
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -157,6 +161,7 @@ class Checkpoints:
             )
             arrays, checksums = read["state"], read["checksums"]
         except Exception as error:  # whatever a broken file makes of its reader
+            _silence_stragglers()
             raise _DamageError(
                 " ".join(f"{type(error).__name__}: {error}".split())[:300]
             ) from error
@@ -206,6 +211,23 @@ class Checkpoints:
 
 class _DamageError(Exception):
     """A checkpoint that is not as it was saved."""
+
+
+def _silence_stragglers() -> None:
+    """Keeps what orbax was still reading from burying the message under its tracebacks.
+
+    Its other reads go on after the first has failed, and find the event loop closed.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    standard_logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
 
 
 def _score(scores: dict[str, float]) -> float:

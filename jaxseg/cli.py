@@ -72,12 +72,17 @@ def _one_line_errors(argv: list[str]) -> Iterator[None]:
     try:
         yield
     except flags.Error as error:
+        *_, last = str(error).strip().splitlines()
+        if "Traceback" in str(error):  # of a config file, which ml_collections quotes whole
+            fail(f"the config file {_config_path(argv)} can't be loaded: {last}")
         fail(f"{error}; see --help")
     except KeyError as error:
         unknown = _unknown_field(argv)
         fail(unknown or f"the config file {_config_path(argv)} can't be loaded: KeyError {error}")
     except (AttributeError, TypeError, ValueError) as error:
-        fail(f"the arguments can't be applied to the config: {explain(error)}; see --help")
+        page = _config_path(argv)
+        where = "" if page is None else f", or the config file {page} can't be loaded"
+        fail(f"the arguments can't be applied to the config{where}: {explain(error)}; see --help")
     except Exception as error:  # whatever a config file raises when it is executed
         fail(f"the config file {_config_path(argv)} can't be loaded: {explain(error)}")
 

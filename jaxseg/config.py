@@ -10,7 +10,7 @@ import pathlib
 import typing
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)  # so that a misspelled field is an error
 class Data:
     """Where images and masks come from, and the form they reach the device in."""
 
@@ -31,7 +31,7 @@ class Data:
     threads: int = 4  # that read and decode
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Augment:
     """Random changes of the training images, on the device."""
 
@@ -45,7 +45,7 @@ class Augment:
     contrast: float = 0.1  # a factor of at most 1 plus or minus this
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Model:
     """The U-Net."""
 
@@ -55,7 +55,7 @@ class Model:
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Optim:
     """The optimizer and its schedule: linear warm-up, then cosine decay to zero."""
 
@@ -68,7 +68,7 @@ class Optim:
     ema_decay: float = 0.0  # of the model's moving average, which is then evaluated; 0: none
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Config:
     """One run."""
 
@@ -101,6 +101,8 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
     Raises ValueError for a field that does not exist or has a value of another type.
     """
     types = typing.get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix or 'the config'} is {values!r}, but must be an object of fields")
     unknown = values.keys() - types.keys()
     if unknown:
         raise ValueError(
@@ -119,11 +121,15 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
 def read(path: pathlib.Path) -> Config:
     """The config that a run keeps in its workdir."""
     try:
-        return from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_text())
+    except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(
             f"{path} is not JSON ({error}); delete it if the run's config is given otherwise"
         ) from error
+    try:
+        return from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _typed(value: typing.Any, kind: typing.Any, what: str) -> typing.Any:

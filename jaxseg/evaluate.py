@@ -67,7 +67,7 @@ class Evaluator:
         self._step = runner.compile(
             make_eval_step(
                 model.apply,
-                losses.combine(config.loss),
+                losses.weighted_sum(config.loss),
                 len(config.data.classes),
                 prepare=prepare,
                 axis_name=parallel.AXIS,
@@ -152,10 +152,10 @@ def main() -> None:
     if not workdir:
         cli.fail("--workdir is missing; give the directory of a run, as training printed it")
     try:
-        step, run, scores = evaluate(workdir)
+        step, _, scores = evaluate(workdir)
     except (ValueError, OSError) as error:
         cli.fail(cli.explain(error))
-    Console().print(report.score_table(scores, run.data.classes, f"Best checkpoint: step {step}"))
+    Console().print(report.score_table(scores, f"Best checkpoint: step {step}"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import optax
 
@@ -28,7 +30,7 @@ def make_optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     biases and normalisation are free.
     """
     for name, allowed, ok in (
-        ("learning_rate", "positive", config.learning_rate > 0),
+        ("learning_rate", "positive", 0 < config.learning_rate < math.inf),
         ("weight_decay", "at least 0", config.weight_decay >= 0),
         ("momentum", "in [0, 1)", 0 <= config.momentum < 1),
         ("clip_norm", "at least 0", config.clip_norm >= 0),

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 import rich.table
@@ -102,13 +101,15 @@ class Report:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def score_table(scores: dict[str, float | None], classes: Sequence[str], title: str):
+def score_table(scores: dict[str, float | None], title: str):
     """A table of the IoU of each class and the scores over all."""
+    prefix = "val/iou/"
     table = rich.table.Table(title=title, title_justify="left")
     table.add_column("class")
     table.add_column("IoU", justify="right")
-    for name in classes:
-        table.add_row(name, _number(scores[f"val/iou/{name}"]))
+    for name, value in scores.items():
+        if name.startswith(prefix):
+            table.add_row(name.removeprefix(prefix), _number(value))
     table.add_section()
     table.add_row("mean IoU", _number(scores["val/mean_iou"]))
     table.add_row("pixel accuracy", _number(scores["val/pixel_accuracy"]))

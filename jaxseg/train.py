@@ -75,7 +75,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
     _check(config)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config)
-    loss = losses.combine(config.loss)
+    loss = losses.weighted_sum(config.loss)
     optimizer = optim.make_optimizer(config.optim, config.steps)
     normalise = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
 
@@ -122,6 +122,8 @@ def _train(config, workdir, allow_config_change, console, interruption):
         f"{parallel.describe()}, in {workdir}",
     )
 
+    if start >= config.steps:
+        _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
     with contextlib.closing(saved), contextlib.closing(report):
         host, hosts = parallel.host()
@@ -178,12 +180,14 @@ def _train(config, workdir, allow_config_change, console, interruption):
         scores = {} if best is None else saved.scores(best)
 
     if best is not None:
-        console.print(score_table(scores, config.data.classes, f"Best checkpoint: step {best}"))
+        console.print(score_table(scores, f"Best checkpoint: step {best}"))
         _say(console, f"best checkpoint  {saved.path(best)}")
         _say(console, f"pictures         {workdir / 'pictures'}")
         _say(console, f"evaluate again   {_command('evaluate', workdir)}")
     if step < config.steps:
         _say(console, f"Stopped after step {step} of {config.steps}, which is saved. To go on:")
+        if hosts > 1:
+            _say(console, f"(on each of the {hosts} hosts, with the flags that join them)")
         _say(console, _command("train", workdir))
     return scores
 
@@ -191,18 +195,25 @@ def _train(config, workdir, allow_config_change, console, interruption):
 def _check(config: Config) -> None:
     """Raises ValueError for numbers that make no run."""
     parallel.check_batch_size(config.batch_size)
-    for name in ("steps", "eval_every", "checkpoint_every", "log_every", "keep_latest"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}, but must be at least 1")
-    if config.pictures < 0:
-        raise ValueError(f"pictures is {config.pictures}, but must be at least 0")
+    counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
+    for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed"))):
+        for name in names:
+            if getattr(config, name) < least:
+                raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
+    for name in ("rotate", "brightness", "contrast"):
+        if not 0 <= getattr(config.augment, name) < math.inf:
+            raise ValueError(
+                f"augment.{name} is {getattr(config.augment, name)}, but must be at least 0: the "
+                "largest change, either way"
+            )
     if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
         raise ValueError(
             f"data.image_size is {config.data.image_size}, but must be (height, width)"
         )
-    if len(config.augment.scale) != 2 or min(config.augment.scale) <= 0:
+    low, high = config.augment.scale if len(config.augment.scale) == 2 else (0, 0)
+    if not 0 < low <= high < math.inf:
         raise ValueError(
-            f"augment.scale is {config.augment.scale}, but must be two positive numbers"
+            f"augment.scale is {config.augment.scale}, but must be (smallest, largest), positive"
         )
     if config.data.threads < 1:
         raise ValueError(f"data.threads is {config.data.threads}, but must be at least 1")
@@ -218,7 +229,7 @@ def _rehearse(config: Config, prepare: Callable, loss: Callable) -> None:
     def pass_through(images, labels, where):
         batch = prepare(Batch(images, labels, where), jax.random.split(jax.random.key(0), 1))
         logits = jnp.zeros((*batch.labels.shape, len(config.data.classes)))
-        return loss(logits, batch.labels, where=batch.where)
+        return loss(logits, batch.labels, where=batch.where, step=jnp.zeros((), jnp.int32))
 
     shape = (1, *config.data.image_size)
     jax.eval_shape(
@@ -235,7 +246,8 @@ def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: C
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     if path.exists():
         changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
-        if changes and not allow_change:
+        begun = any((workdir / "checkpoints").iterdir())  # else there is nothing to lose
+        if changes and begun and not allow_change:
             raise ValueError(
                 f"{workdir} holds a run with another config ({'; '.join(changes)}); choose another "
                 "--workdir, undo the change, or resume with it by --allow_config_change"

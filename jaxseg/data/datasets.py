@@ -188,7 +188,8 @@ def _bound(number: str, percent: str, count: int, default: int) -> int:
 def _by_stem(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     files = {}
     for path in sorted(directory.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
+        # Files that begin with a dot are what macOS leaves beside each real one.
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
             if path.stem in files:
                 raise DataError(f"{files[path.stem]} and {path} have the same name; remove one")
             files[path.stem] = path
