@@ -59,10 +59,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """Makes `train_step(state, batch) -> (state, scalars)` for one replica of `axis_name`.
 
-    `loss_fn(logits, labels, where=..., axis_name=...)` returns the total and its terms, both of
-    the global batch. `prepare(batch, keys)` normalises and augments the images, with a key for
-    each that depends on the seed, the step and the image's row in the global batch alone: however
-    many devices share the batch, it sees the same pictures. Dropout draws afresh on each device.
+    `loss_fn(logits, labels, where=..., axis_name=..., step=...)` returns the total and its terms,
+    both of the global batch. `prepare(batch, keys)` normalises and augments the images, with a key
+    for each that depends on the seed, the step and the image's row in the global batch alone:
+    however many devices share the batch, it sees the same pictures. Dropout draws afresh on each
+    device.
     """
 
     def train_step(state, batch):
@@ -77,7 +78,9 @@ def make_train_step(
             logits, batch_stats = apply(
                 params, state.batch_stats, batch.images, train=True, key=dropout_key
             )
-            loss, terms = loss_fn(logits, batch.labels, where=batch.where, axis_name=axis_name)
+            loss, terms = loss_fn(
+                logits, batch.labels, where=batch.where, axis_name=axis_name, step=state.step
+            )
             return _vary(loss, axis_name), (loss, terms, batch_stats)
 
         grads, (loss, terms, batch_stats) = jax.grad(objective, has_aux=True)(
@@ -127,7 +130,7 @@ def make_eval_step(
         )
 
         def image_loss(logits, labels, where):
-            loss, terms = loss_fn(logits, labels, where=where)
+            loss, terms = loss_fn(logits, labels, where=where, step=state.step)
             values = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}}
             return jax.tree.map(lambda value: value * jnp.sum(where), values)
 

@@ -49,7 +49,7 @@ def test_config_builds_and_traces(page):
     normalise = functools.partial(data.normalise, mean=run.data.mean, std=run.data.std)
     step = steps.make_train_step(
         model.apply,
-        losses.combine(run.loss),
+        losses.weighted_sum(run.loss),
         optimizer,
         prepare=lambda batch, keys: data.augment(normalise(batch), keys, run.augment),
         seed=run.seed,

@@ -202,6 +202,6 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for name in ("cross_entropy", "kl_divergence", "relative_entropy", "dice", "combine"):
+    for name in ("cross_entropy", "kl_divergence", "relative_entropy", "dice", "weighted_sum"):
         examples = doctest.DocTestFinder().find(getattr(jaxseg.losses, name))
         assert sum(len(example.examples) for example in examples) > 0, name

@@ -63,7 +63,7 @@ def make_step(config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_tr
     optimizer = optim.make_optimizer(config, 10)
     step = steps.make_train_step(
         model.apply,
-        losses.combine(TERMS),
+        losses.weighted_sum(TERMS),
         optimizer,
         prepare=prepare,
         seed=5,
@@ -198,7 +198,7 @@ def test_random_draws():
         }
         return params["w"] * jnp.ones((*images.shape[:3], 2)), seen
 
-    def loss_fn(logits, labels, *, where, axis_name):
+    def loss_fn(logits, labels, *, where, axis_name, step):
         return lax.pmean(jnp.mean(logits), axis_name), {}
 
     step = steps.make_train_step(
@@ -253,7 +253,7 @@ def test_eval_step_sums():
     batch = make_batch(3, images=2 * DEVICES)
     model = make_model(parallel.AXIS)
     step = steps.make_eval_step(
-        model.apply, losses.combine(TERMS), CLASSES, prepare=normalise, axis_name=parallel.AXIS
+        model.apply, losses.weighted_sum(TERMS), CLASSES, prepare=normalise, axis_name=parallel.AXIS
     )
     prepared = normalise(jax.tree.map(jnp.asarray, batch))
     forward = jax.jit(functools.partial(make_model(None).apply, train=False))

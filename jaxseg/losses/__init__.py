@@ -1,7 +1,73 @@
-"""Pure loss functions on logits: divergences between label and prediction, and overlaps."""
+"""Pure loss functions on logits: divergences, pixelwise losses and overlaps."""
 
-from jaxseg.losses.divergences import cross_entropy, kl_divergence, relative_entropy
-from jaxseg.losses.regions import dice
-from jaxseg.losses.terms import combine
+from jaxseg.losses.divergences import (
+    alpha_divergence,
+    brier,
+    chi_squared,
+    cross_entropy,
+    f_divergence,
+    hellinger,
+    jeffreys,
+    jensen_shannon,
+    kl_divergence,
+    relative_entropy,
+    renyi_divergence,
+    total_variation,
+    tsallis_divergence,
+)
+from jaxseg.losses.lovasz import lovasz_hinge, lovasz_softmax
+from jaxseg.losses.pixelwise import (
+    confidence_penalty,
+    entropy,
+    focal,
+    generalized_cross_entropy,
+    hard_pixels,
+    logit_adjusted,
+    poly1,
+    symmetric_cross_entropy,
+)
+from jaxseg.losses.regions import dice, focal_tversky, generalized_dice, jaccard, mcc, tversky
+from jaxseg.losses.sigmoid import (
+    sigmoid_cross_entropy,
+    sigmoid_dice,
+    sigmoid_focal,
+    sigmoid_tversky,
+)
+from jaxseg.losses.terms import weighted_sum
 
-__all__ = ["combine", "cross_entropy", "dice", "kl_divergence", "relative_entropy"]
+__all__ = [
+    "alpha_divergence",
+    "brier",
+    "chi_squared",
+    "confidence_penalty",
+    "cross_entropy",
+    "dice",
+    "entropy",
+    "f_divergence",
+    "focal",
+    "focal_tversky",
+    "generalized_cross_entropy",
+    "generalized_dice",
+    "hard_pixels",
+    "hellinger",
+    "jaccard",
+    "jeffreys",
+    "jensen_shannon",
+    "kl_divergence",
+    "logit_adjusted",
+    "lovasz_hinge",
+    "lovasz_softmax",
+    "mcc",
+    "poly1",
+    "relative_entropy",
+    "renyi_divergence",
+    "sigmoid_cross_entropy",
+    "sigmoid_dice",
+    "sigmoid_focal",
+    "sigmoid_tversky",
+    "symmetric_cross_entropy",
+    "total_variation",
+    "tsallis_divergence",
+    "tversky",
+    "weighted_sum",
+]

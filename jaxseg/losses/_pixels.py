@@ -1,7 +1,14 @@
-"""The only place that knows labels, `where`, class weights, reduction and replicas."""
+"""What every loss shares: the only place that reads labels, `where` and class weights.
+
+A pixelwise loss is a `Term`, a function of the target p and the prediction q at one pixel; an
+overlap is a function of `class_sums`. Both have gradients in closed form that need nothing but the
+loss's own arguments, so that a backward pass keeps no copy of the logits, where automatic
+differentiation keeps several.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
@@ -14,29 +21,203 @@ if TYPE_CHECKING:
 Reduce = Literal["mean"] | None
 
 
-class Pixels(NamedTuple):
-    """Checked inputs of a loss: floating, finite, and inert outside `where`."""
+class Pair(NamedTuple):
+    """The target p and the prediction q of each pixel, finite and inert outside `where`."""
 
-    log_probs: Float[Array, "*pixels classes"]
-    targets: Float[Array, "*pixels classes"]
-    counts: Float[Array, "*pixels"]  # 1 for a pixel that counts, 0 outside `where`
-    class_weights: Float[Array, " classes"] | None
+    p: Float[Array, "*pixels classes"]
+    q: Float[Array, "*pixels classes"]
+    log_q: Float[Array, "*pixels classes"]
+
+    @property
+    def log_p(self) -> Float[Array, "*pixels classes"]:
+        return log(self.p)
+
+    @property
+    def log_ratio(self) -> Float[Array, "*pixels classes"]:
+        """log(q / p); infinite where p is 0."""
+        return jnp.where(self.p > 0, self.log_q - log(self.p), jnp.inf)
+
+    @property
+    def difference(self) -> Float[Array, "*pixels classes"]:
+        """q - p, without the rounding of the two where they are close."""
+        ratio = self.log_ratio
+        close = jnp.abs(ratio) < 1.0
+        return jnp.where(close, self.p * jnp.expm1(jnp.where(close, ratio, 0.0)), self.q - self.p)
 
 
-def prepare(
+class Term(NamedTuple):
+    """A loss at one pixel, as a function of p and q, with its derivatives.
+
+    `value(pair, *params)` is `[*pixels]`. `slope(pair, *params)`, `[*pixels, classes]`, is the
+    derivative in each log q, all taken as independent; a multiple of q may be added to it, since
+    the derivative in the logits is slope - q sum(slope).
+    """
+
+    value: Callable[..., Array]
+    slope: Callable[..., Array]
+
+
+class _How(NamedTuple):
+    """What of a pixelwise loss is known at compile time."""
+
+    term: Term
+    params: tuple
+    label_smoothing: float
+    temperature: float
+
+
+def pixelwise(
+    term: Term,
+    params: tuple,
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None,
+    class_weights: Float[Array, " classes"] | None,
+    reduce: Reduce,
+    axis_name: str | None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The weighted mean of a term over the pixels that count, on all replicas, or the weighted map.
+
+    The weight of a pixel is 1, or the class weight expected under its label. Outside `where`,
+    logits become 0 and targets uniform before anything is computed, so that not even a NaN can
+    reach a value or a gradient. An integer label outside 0..classes-1 at a pixel that counts makes
+    the loss NaN: an error can't be raised under jit, and a quiet wrong number would be worse.
+    """
+    logits, labels, where, class_weights = check(logits, labels, where, class_weights)
+    check_smoothing(label_smoothing)
+    check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, but must be positive")
+    if reduce not in ("mean", None):
+        raise ValueError(
+            f'reduce is {reduce!r}, but must be "mean" or None (for the per-pixel map)'
+        )
+    how = _How(term, params, float(label_smoothing), float(temperature))
+    values = _map(how, logits, labels, where)
+    counts = weights(labels, where, class_weights, logits.shape, values.dtype)
+    values = values * counts
+    if reduce is None:
+        return values
+    return divide(total(jnp.sum(values), axis_name), total(jnp.sum(counts), axis_name))
+
+
+def _map_of(how, logits, labels, where):
+    values = how.term.value(_pair(how, logits, labels, where), *how.params)
+    return values if where is None else jnp.where(where, values, 0.0)
+
+
+def _map_forward(how, logits, labels, where):
+    return _map_of(how, logits, labels, where), (logits, labels, where)
+
+
+def _map_backward(how, kept, cotangent):
+    logits, labels, where = kept
+    pair = _pair(how, logits, labels, where)
+    gradient = to_logits(pair.q, how.term.slope(pair, *how.params))
+    gradient = gradient * (cotangent / how.temperature)[..., None]
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return masked(gradient, where).astype(logits.dtype), None, None
+
+    def value(labels):
+        return how.term.value(_pair(how, logits, labels, where), *how.params)
+
+    (of_labels,) = jax.vjp(value, labels)[1](cotangent)
+    return masked(gradient, where).astype(logits.dtype), masked(of_labels, where), None
+
+
+_map = jax.custom_vjp(_map_of, nondiff_argnums=(0,))
+_map.defvjp(_map_forward, _map_backward)
+_map = jax.jit(_map, static_argnums=0)
+
+
+def _pair(how: _How, logits, labels, where) -> Pair:
+    log_q = log_probs(logits, where, how.temperature)
+    p = targets(labels, where, logits.shape[-1], log_q.dtype)
+    if how.label_smoothing:
+        p = (1.0 - how.label_smoothing) * p + how.label_smoothing / p.shape[-1]
+    return Pair(p, jnp.exp(log_q), log_q)
+
+
+SUMS = {
+    # Of p and q at each pixel: what is summed, and its derivative in q.
+    "overlap": (lambda p, q: p * q, lambda p, q: p),
+    "predicted": (lambda p, q: q, lambda p, q: jnp.ones_like(q)),
+    "labelled": (lambda p, q: p, lambda p, q: jnp.zeros_like(q)),
+    "difference": (lambda p, q: jnp.abs(p - q), lambda p, q: jnp.sign(q - p)),
+    "predicted_squares": (lambda p, q: q * q, lambda p, q: 2.0 * q),
+    "labelled_squares": (lambda p, q: p * p, lambda p, q: jnp.zeros_like(q)),
+    "counted": (lambda p, q: jnp.ones_like(q), lambda p, q: jnp.zeros_like(q)),
+}
+
+
+def class_sums(
+    names: tuple[str, ...],
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None,
+    per_image: bool = False,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, "*images classes"], ...]:
+    """The sums named in `SUMS` over the pixels that count, for each class and on all replicas.
+
+    With `per_image`, for each entry of the first axis by itself and on this replica alone. Inputs
+    come from `check`.
+    """
+    sums = _sums((names, per_image), logits, labels, where)
+    return sums if per_image else tuple(total(x, axis_name) for x in sums)
+
+
+def _sums_of(how, logits, labels, where):
+    names, per_image = how
+    log_q = log_probs(logits, where)
+    p, q = targets(labels, where, logits.shape[-1], log_q.dtype), jnp.exp(log_q)
+    counts = weights(labels, where, None, logits.shape, log_q.dtype)[..., None]
+    over = tuple(range(1 if per_image else 0, q.ndim - 1))
+    return tuple(jnp.sum(SUMS[name][0](p, q) * counts, over) for name in names)
+
+
+def _sums_forward(how, logits, labels, where):
+    return _sums_of(how, logits, labels, where), (logits, labels, where)
+
+
+def _sums_backward(how, kept, cotangents):
+    names, per_image = how
+    logits, labels, where = kept
+    log_q = log_probs(logits, where)
+    p, q = targets(labels, where, logits.shape[-1], log_q.dtype), jnp.exp(log_q)
+    lead = q.shape[:1] if per_image else ()
+    cotangents = [
+        jnp.broadcast_to(x.reshape(*lead, *(1,) * (q.ndim - len(lead) - 1), -1), q.shape)
+        for x in cotangents
+    ]
+    slope = sum(x * SUMS[name][1](p, q) for name, x in zip(names, cotangents, strict=True))
+    gradient = masked(to_logits(q, q * slope), where).astype(logits.dtype)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return gradient, None, None
+
+    def value(p):
+        return tuple(SUMS[name][0](p, q) for name in names)
+
+    (of_labels,) = jax.vjp(value, p)[1](tuple(cotangents))
+    return gradient, masked(of_labels, where).astype(labels.dtype), None
+
+
+_sums = jax.custom_vjp(_sums_of, nondiff_argnums=(0,))
+_sums.defvjp(_sums_forward, _sums_backward)
+_sums = jax.jit(_sums, static_argnums=0)
+
+
+def check(
     logits: Float[Array, "*pixels classes"],
     labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
     where: Bool[Array, "*pixels"] | None,
     class_weights: Float[Array, " classes"] | None,
-    temperature: float = 1.0,
-) -> Pixels:
-    """Checks a loss's inputs and brings them to one form.
-
-    Outside `where`, logits become 0 and targets uniform before anything is computed, so that not
-    even a NaN can reach a value or a gradient. An integer label outside 0..classes-1 at a pixel
-    that counts makes its count, and with it the loss, NaN: an error can't be raised under jit, and
-    a quiet wrong number would be worse.
-    """
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """The inputs of a loss as arrays; TypeError or ValueError for those that make none."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
@@ -44,7 +225,6 @@ def prepare(
             "[*pixels, classes]; pass the model's raw outputs"
         )
     *pixels, num_classes = logits.shape
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     expected = tuple(pixels) if integers else logits.shape
     if labels.dtype == jnp.bool_ or jnp.issubdtype(labels.dtype, jnp.complexfloating):
@@ -63,62 +243,88 @@ def prepare(
                 "each pixel that counts"
             )
     if class_weights is not None:
-        class_weights = jnp.asarray(class_weights, dtype)
+        class_weights = jnp.asarray(class_weights, jnp.promote_types(logits.dtype, jnp.float32))
         if class_weights.shape != (num_classes,):
             raise ValueError(
                 f"class_weights have shape {list(class_weights.shape)}, but the logits have "
                 f"{num_classes} classes; give one weight for each"
             )
-
-    logits = logits.astype(dtype)
-    if integers:
-        # In int8, for one, 300 classes could not be compared.
-        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-        # Dense, not a gather of the label's logit: its transpose is a scatter-add, which is slow.
-        targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-        counts = jnp.where((labels >= 0) & (labels < num_classes), 1.0, jnp.nan).astype(dtype)
-    else:
-        targets = labels.astype(dtype)
-        counts = jnp.ones(tuple(pixels), dtype)
-    if where is not None:
-        logits = jnp.where(where[..., None], logits, 0.0)
-        targets = jnp.where(where[..., None], targets, 1.0 / num_classes)
-        counts = jnp.where(where, counts, 0.0)
-    return Pixels(jax.nn.log_softmax(logits / temperature), targets, counts, class_weights)
+    return logits, labels, where, class_weights
 
 
-def smooth(targets: Float[Array, "*pixels classes"], label_smoothing: float) -> Array:
-    """Mixes the targets with the uniform distribution: (1 - e) p + e / classes."""
+def check_number(name: str, value: float) -> None:
+    """Raises TypeError unless an option is a Python number, which a compiled loss can depend on."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, but must be a Python number, known when compiled")
+
+
+def check_amount(name: str, value: float) -> None:
+    """Raises unless an option is a Python number of at least 0."""
+    check_number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} is {value}, but must be at least 0")
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Raises unless label_smoothing is a Python number from 0 to 1."""
+    check_number("label_smoothing", label_smoothing)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}, but must lie in 0..1")
-    if label_smoothing == 0.0:
-        return targets
-    return (1.0 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
 
 
-def dot(targets: Array, values: Array) -> Float[Array, "*pixels"]:
-    """The expectation of `values` under the targets, where 0 times infinity is 0."""
-    return jnp.sum(jnp.where(targets > 0, targets * values, 0.0), -1)
+def log_probs(logits, where, temperature: float = 1.0) -> Float[Array, "*pixels classes"]:
+    """log q in float32 at least; uniform outside `where`."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = masked(logits, where)
+    return jax.nn.log_softmax(logits if temperature == 1.0 else logits / temperature)
 
 
-def reduce(
-    values: Float[Array, "*pixels"], pixels: Pixels, how: Reduce, axis_name: str | None
-) -> Float[Array, ""] | Float[Array, "*pixels"]:
-    """The weighted mean over the pixels that count, on all replicas, or the weighted map.
+def targets(labels, where, num_classes: int, dtype) -> Float[Array, "*pixels classes"]:
+    """The labels as distributions; uniform outside `where`, and 0 for a label of no class."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        # Dense, not a gather of the label's logit: its transpose is a scatter-add, which is slow.
+        p = jax.nn.one_hot(_wide(labels), num_classes, dtype=dtype)
+    else:
+        p = labels.astype(dtype)
+    return p if where is None else jnp.where(where[..., None], p, 1.0 / num_classes)
 
-    The weight of a pixel is 1, or the class weight expected under its label.
-    """
-    weights = pixels.counts
-    if pixels.class_weights is not None:
-        weights = weights * jnp.sum(
-            pixels.targets * jnp.broadcast_to(pixels.class_weights, pixels.targets.shape), -1
-        )
-    values = values * weights
-    if how is None:
-        return values
-    if how != "mean":
-        raise ValueError(f'reduce is {how!r}, but must be "mean" or None (for the per-pixel map)')
-    return divide(total(jnp.sum(values), axis_name), total(jnp.sum(weights), axis_name))
+
+def weights(labels, where, class_weights, shape, dtype) -> Float[Array, "*pixels"]:
+    """The weight of each pixel: 0 outside `where`, and NaN for a label of no class."""
+    found = jnp.ones(shape[:-1], dtype)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        valid = (_wide(labels) >= 0) & (_wide(labels) < shape[-1])
+        # Not even in passing where nothing counts: NaN times 0 is NaN in a backward pass.
+        found = jnp.where(valid if where is None else valid | ~where, found, jnp.nan)
+    if class_weights is not None:
+        expected = targets(labels, where, shape[-1], dtype)
+        found = found * jnp.sum(expected * jnp.broadcast_to(class_weights, shape), -1)
+    return found if where is None else jnp.where(where, found, 0.0)
+
+
+def _wide(labels):
+    """Indices in a type that any number of classes can be compared in, which int8 is not."""
+    return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+
+
+def to_logits(q: Array, slope: Array) -> Float[Array, "*pixels classes"]:
+    """The derivative in the logits from that in log q."""
+    return slope - q * jnp.sum(slope, -1, keepdims=True)
+
+
+def masked(values: Array, where: Array | None) -> Array:
+    """The values, and 0 outside `where`."""
+    return values if where is None else jnp.where(where[..., None], values, 0)
+
+
+def log(p: Array) -> Array:
+    """The logarithm; -inf with zero gradient where p is 0."""
+    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
+
+
+def dot(p: Array, values: Array) -> Float[Array, "*pixels"]:
+    """The expectation of values under p, where 0 times infinity is 0."""
+    return jnp.sum(p * jnp.where((p == 0) & jnp.isinf(values), 0.0, values), -1)
 
 
 def total(value: Array, axis_name: str | None) -> Array:

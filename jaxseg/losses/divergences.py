@@ -1,22 +1,152 @@
-"""Losses between the label distribution p and the predicted distribution q, pixel by pixel.
+"""Divergences between the label distribution p and the prediction q = softmax(logits).
 
 All are in nats and share one contract. Logits are `[*pixels, classes]`, labels class indices
 `[*pixels]` or distributions `[*pixels, classes]`. The value is the mean over the pixels in
 `where`, each weighted by its class weight, over all replicas if `axis_name` is given;
-`reduce=None` gives the weighted map `[*pixels]` instead. Computed in float32 at least.
+`reduce=None` gives the weighted map `[*pixels]` instead. Computed in float32 at least, from
+log-probabilities. `label_smoothing` e replaces p by (1 - e) p + e / classes; an optimum is then at
+the smoothed labels. Differentiable in reverse mode, any number of times.
+
+Each divergence is a sum over classes of terms that are never negative, sum q f(p/q) with the f
+that has its minimum, 0, at 1. So none is negative by rounding, and small ones keep their digits.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
-from jax.scipy.special import entr
 
 from jaxseg.losses import _pixels as pixels
+from jaxseg.losses._pixels import Pair, Term
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num
+
+# The exponent at which what grows without bound saturates, so that a sum over an image of it, and
+# its gradient, stay finite in float32.
+_LARGEST = 60.0
+
+
+def _convex(p: Array, q: Array, log_ratio: Array, b: float) -> Array:
+    """(q - p - (p^(1-b) q^b - p) / b) / (1 - b), which is p times a convex function of log(q/p).
+
+    For b = 0 its limit q - p - p log(q/p), whose sum is D(p || q); b must not be 1. `log_ratio` is
+    log(q/p), and +inf where p is 0.
+    """
+    # Where q is close to p all cancels but the series sum_n log(q/p)^n (1 + b + ... + b^(n-2))/n!.
+    close = jnp.abs(log_ratio) * max(1.0, abs(b)) < 0.05
+    x = jnp.where(close, log_ratio, 0.0)
+    series = jnp.zeros_like(x)
+    for n in reversed(range(2, 10)):
+        series = series * x + sum(b**k for k in range(n - 1)) / math.factorial(n)
+    exact = jnp.where((p == 0) | close, 0.0, log_ratio)
+    away = p * (jnp.expm1(jnp.minimum(b * exact, _LARGEST)) / b if b else exact)
+    return jnp.where(close, p * x * x * series, (q - p - away) / (1.0 - b))
+
+
+def _alpha_value(pair: Pair, alpha: float) -> Array:
+    if alpha >= 0.5:
+        return jnp.sum(_convex(pair.p, pair.q, pair.log_ratio, 1.0 - alpha), -1)
+    # By the symmetry with p and q exchanged, or nothing would be left of small orders.
+    log_ratio = jnp.where(pair.q > 0, pair.log_p - pair.log_q, jnp.inf)
+    return jnp.sum(_convex(pair.q, pair.p, log_ratio, alpha), -1)
+
+
+def _alpha_slope(pair: Pair, alpha: float) -> Array:
+    q = pair.q
+    if alpha == 0.0:
+        return jnp.where(q > 0, q * pair.log_ratio, 0.0)
+    x = -alpha * pair.log_ratio
+    power = jnp.exp(jnp.minimum(alpha * pair.log_p + (1.0 - alpha) * pair.log_q, _LARGEST))
+    return jnp.where(x < 1.0, -q * jnp.expm1(jnp.minimum(x, 1.0)), q - power) / alpha
+
+
+def _log_power_sum(pair: Pair, order: float) -> tuple[Array, Array]:
+    """log(p^order q^(1-order)) of each class, and the logarithm of the sum over classes."""
+    log_powers = jnp.where(pair.p > 0, order * pair.log_p + (1.0 - order) * pair.log_q, -jnp.inf)
+    return log_powers, jax.nn.logsumexp(log_powers, -1)
+
+
+def _renyi_value(pair: Pair, order: float) -> Array:
+    excess = order * (order - 1.0) * _alpha_value(pair, order)  # sum of powers, minus 1
+    close = jnp.abs(excess) < 0.5
+    near = jnp.log1p(jnp.where(close, excess, 0.0))
+    return jnp.where(close, near, _log_power_sum(pair, order)[1]) / (order - 1.0)
+
+
+def _renyi_slope(pair: Pair, order: float) -> Array:
+    excess = order * (order - 1.0) * _alpha_value(pair, order)[..., None]
+    log_powers, log_sum = _log_power_sum(pair, order)
+    near = order * _alpha_slope(pair, order) / (1.0 + excess)
+    return jnp.where(jnp.abs(excess) < 0.5, near, -jnp.exp(log_powers - log_sum[..., None]))
+
+
+def _mixture(pair: Pair, weight: float) -> Array:
+    """The logarithm of weight p + (1 - weight) q."""
+    return jnp.logaddexp(pair.log_p + math.log(weight), pair.log_q + math.log1p(-weight))
+
+
+def _jensen_shannon_value(pair: Pair, weight: float, scale: float) -> Array:
+    log_m = _mixture(pair, weight)
+    m = jnp.exp(log_m)
+    of_p = _convex(pair.p, m, jnp.where(pair.p > 0, log_m - pair.log_p, jnp.inf), 0.0)
+    of_q = _convex(pair.q, m, jnp.where(pair.q > 0, log_m - pair.log_q, jnp.inf), 0.0)
+    return scale * jnp.sum(weight * of_p + (1.0 - weight) * of_q, -1)
+
+
+def _jensen_shannon_slope(pair: Pair, weight: float, scale: float) -> Array:
+    log_ratio = jnp.where(pair.q > 0, pair.log_q - _mixture(pair, weight), 0.0)
+    return scale * (1.0 - weight) * pair.q * log_ratio
+
+
+def _jeffreys_value(pair: Pair) -> Array:
+    difference = pair.difference
+    return jnp.sum(jnp.where(difference == 0, 0.0, difference * pair.log_ratio), -1)
+
+
+def _generated_value(pair: Pair, f: Callable) -> Array:
+    ratio = jnp.exp(jnp.minimum(-pair.log_ratio, _LARGEST))
+    # q f(p/q) = p f(p/q) / (p/q), of which one is good where q is small and the other where p is.
+    share = jnp.where(ratio > 1.0, pair.p / jnp.maximum(ratio, 1.0), pair.q)
+    return jnp.sum(share * f(ratio), -1)
+
+
+def _generated_slope(pair: Pair, f: Callable) -> Array:
+    ratio = jnp.exp(jnp.minimum(-pair.log_ratio, _LARGEST))
+    share = jnp.where(ratio > 1.0, pair.p / jnp.maximum(ratio, 1.0), pair.q)
+    positive = jnp.where(ratio > 0, ratio, 1.0)
+    value, derivative = jax.jvp(f, (positive,), (jnp.ones_like(positive),))
+    return share * jnp.where(ratio > 0, value - positive * derivative, f(jnp.zeros_like(ratio)))
+
+
+_CROSS_ENTROPY = Term(lambda pair: -pixels.dot(pair.p, pair.log_q), lambda pair: -pair.p)
+_ALPHA = Term(_alpha_value, _alpha_slope)
+_TSALLIS = Term(
+    lambda pair, order: order * _alpha_value(pair, order),
+    lambda pair, order: order * _alpha_slope(pair, order),
+)
+_RENYI = Term(_renyi_value, _renyi_slope)
+_JENSEN_SHANNON = Term(_jensen_shannon_value, _jensen_shannon_slope)
+_JEFFREYS = Term(_jeffreys_value, lambda pair: _alpha_slope(pair, 0.0) - pair.p)
+_TOTAL_VARIATION = Term(
+    lambda pair: 0.5 * jnp.sum(jnp.abs(pair.difference), -1),
+    lambda pair: 0.5 * pair.q * jnp.sign(pair.log_ratio),
+)
+_BRIER = Term(
+    lambda pair: jnp.sum(jnp.square(pair.difference), -1),
+    lambda pair: 2.0 * pair.q * pair.difference,
+)
+_HELLINGER = Term(
+    lambda pair: 0.25 * _alpha_value(pair, 0.5), lambda pair: 0.25 * _alpha_slope(pair, 0.5)
+)
+_CHI_SQUARED = Term(
+    lambda pair: 2.0 * _alpha_value(pair, 2.0), lambda pair: 2.0 * _alpha_slope(pair, 2.0)
+)
+_GENERATED = Term(_generated_value, _generated_slope)
 
 
 def cross_entropy(
@@ -40,9 +170,17 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, jnp.array([1])):.4f}")  # -log 0.75
     0.2877
     """
-    p = pixels.prepare(logits, labels, where, class_weights)
-    targets = pixels.smooth(p.targets, label_smoothing)
-    return pixels.reduce(-pixels.dot(targets, p.log_probs), p, reduce, axis_name)
+    return pixels.pixelwise(
+        _CROSS_ENTROPY,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
 
 
 def kl_divergence(
@@ -67,12 +205,19 @@ def kl_divergence(
     >>> print(f"{kl_divergence(logits, jnp.array([[0.5, 0.5]])):.4f}")  # log 2 / sqrt 3
     0.1438
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, but must be positive")
-    p = pixels.prepare(logits, labels, where, class_weights, temperature)
-    targets = pixels.smooth(p.targets, label_smoothing)
-    values = -pixels.dot(targets, p.log_probs) - jnp.sum(entr(targets), -1)
-    return pixels.reduce(temperature**2 * values, p, reduce, axis_name)
+    value = pixels.pixelwise(
+        _ALPHA,
+        (1.0,),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+        temperature=temperature,
+    )
+    return temperature**2 * value
 
 
 def relative_entropy(
@@ -98,13 +243,382 @@ def relative_entropy(
     >>> print(f"{value:.4f}")  # 0.25 log 0.5 + 0.75 log 1.5
     0.1308
     """
-    p = pixels.prepare(logits, labels, where, class_weights)
+    _need_smoothing("relative_entropy", labels, label_smoothing)
+    return pixels.pixelwise(
+        _ALPHA,
+        (0.0,),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def jeffreys(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.1,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The symmetric divergence D(p || q) + D(q || p) = sum (p - q) log(p / q).
+
+    The sum of both directions, not their mean. Infinite where p is 0, like `relative_entropy`, and
+    smoothed like it. Definition: Jeffreys 1946.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> value = jeffreys(logits, jnp.array([[0.5, 0.5]]), label_smoothing=0.0)
+    >>> print(f"{value:.4f}")  # 0.25 log 3
+    0.2747
+    """
+    _need_smoothing("jeffreys", labels, label_smoothing)
+    return pixels.pixelwise(
+        _JEFFREYS,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def jensen_shannon(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    weight: float = 0.5,
+    scaled: bool = False,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The divergence w D(p || m) + (1 - w) D(q || m) from the mixture m = w p + (1 - w) q.
+
+    Also H(m) - w H(p) - (1 - w) H(q). Finite for any labels: at weight 1/2 symmetric and at most
+    log 2. With `scaled` it is divided by -(1 - w) log(1 - w), which for one-hot labels leads from
+    the cross-entropy (w to 0) to 1 - q_y (w to 1), and makes noisy labels matter less as w grows
+    (Englesson and Azizpour 2021, arXiv:2105.04522). Definition: Lin 1991.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{jensen_shannon(logits, jnp.array([1])):.4f}")  # H(1/8, 7/8) - H(1/4, 3/4) / 2
+    0.0956
+    """
+    pixels.check_number("weight", weight)
+    if not 0.0 < weight < 1.0:
+        raise ValueError(f"weight is {weight}, but must lie between 0 and 1")
+    scale = 1.0 / -((1.0 - weight) * math.log1p(-weight)) if scaled else 1.0
+    return pixels.pixelwise(
+        _JENSEN_SHANNON,
+        (float(weight), scale),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def alpha_divergence(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    alpha: float = 0.5,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The divergence (sum p^a q^(1-a) - 1) / (a (a - 1)) of order a = `alpha`.
+
+    Leads from `relative_entropy` (a = 0) over four times `hellinger` (1/2) and `kl_divergence` (1)
+    to half of `chi_squared` (2): the larger, the more it covers. D_a(p || q) = D_(1-a)(q || p). For
+    one-hot labels it is (1 - q_y^(1-a)) / (a (1 - a)), bounded for a between 0 and 1; for a of 0 or
+    less the labels must have no zeros, and need label smoothing if they are integers. For a above
+    1 it saturates near exp(60). Definition: Chernoff 1952, Amari 1985.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{alpha_divergence(logits, jnp.array([1])):.4f}")  # 4 (1 - sqrt 0.75)
+    0.5359
+    """
+    pixels.check_number("alpha", alpha)
+    if alpha <= 0:
+        _need_smoothing(f"alpha_divergence of alpha {alpha}", labels, label_smoothing)
+    return pixels.pixelwise(
+        _ALPHA,
+        (float(alpha),),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def renyi_divergence(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    order: float = 2.0,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The divergence log(sum p^a q^(1-a)) / (a - 1) of order a, which must be positive.
+
+    Grows with the order, and is `kl_divergence` at 1. For one-hot labels it is the cross-entropy at
+    every order. Finite wherever the logits are. Definition: Renyi 1961.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> value = renyi_divergence(logits, jnp.array([[0.5, 0.5]]))
+    >>> print(f"{value:.4f}")  # log(0.25 / 0.25 + 0.25 / 0.75)
+    0.2877
+    """
+    _check_order(order)
+    return pixels.pixelwise(
+        _ALPHA if order == 1 else _RENYI,
+        (float(order),),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def tsallis_divergence(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    order: float,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The divergence (sum p^a q^(1-a) - 1) / (a - 1) of order a, which must be positive.
+
+    Equals a times `alpha_divergence`, and `kl_divergence` at order 1. For orders above 1 it
+    saturates near exp(60). Definition: Tsallis 1998.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> value = tsallis_divergence(logits, jnp.array([[0.5, 0.5]]), order=2)
+    >>> print(f"{value:.4f}")  # 0.25 / 0.25 + 0.25 / 0.75 - 1
+    0.3333
+    """
+    _check_order(order)
+    return pixels.pixelwise(
+        _TSALLIS,
+        (float(order),),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def total_variation(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """Half the sum of |p - q|: the largest difference in probability of any set of classes.
+
+    From 0 to 1; for one-hot labels 1 - q_y. At most sqrt(KL / 2) (Pinsker).
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{total_variation(logits, jnp.array([1])):.4f}")  # 1 - 0.75
+    0.2500
+    """
+    return pixels.pixelwise(
+        _TOTAL_VARIATION,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def hellinger(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The squared Hellinger distance 1 - sum sqrt(p q), from 0 to 1.
+
+    Between half the squared and the whole `total_variation`. Definition: Hellinger 1909.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{hellinger(logits, jnp.array([1])):.4f}")  # 1 - sqrt 0.75
+    0.1340
+    """
+    return pixels.pixelwise(
+        _HELLINGER,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def chi_squared(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """Pearson's divergence sum (p - q)^2 / q.
+
+    Its logarithm, log(1 + chi^2), is `renyi_divergence` of order 2. Grows like 1 / q for a label
+    that the prediction rules out, and saturates near exp(60).
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{chi_squared(logits, jnp.array([1])):.4f}")  # 1 / 0.75 - 1
+    0.3333
+    """
+    return pixels.pixelwise(
+        _CHI_SQUARED,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def brier(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The squared error sum (p - q)^2, summed over the classes: from 0 to 2.
+
+    A proper score: its expectation is least for the true probabilities (Brier 1950).
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> print(f"{brier(logits, jnp.array([1])):.4f}")  # 2 * 0.25^2
+    0.1250
+    """
+    return pixels.pixelwise(
+        _BRIER,
+        (),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def f_divergence(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    f: Callable[[Array], Array],
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The divergence sum q f(p / q) of a convex function f with f(1) = 0.
+
+    `f` is applied to an array of ratios, class by class, and must be finite at 0 where labels have
+    zeros. Its derivative is jax's. Define it once: for another function object, though it has the
+    same code, all is compiled anew.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))
+    >>> value = f_divergence(logits, jnp.array([1]), f=lambda u: jnp.abs(u - 1) / 2)
+    >>> print(f"{value:.4f}")  # the total variation, 1 - 0.75
+    0.2500
+    """
+    return pixels.pixelwise(
+        _GENERATED,
+        (f,),
+        logits,
+        labels,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def _need_smoothing(name: str, labels: Array, label_smoothing: float) -> None:
     if label_smoothing == 0.0 and jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
         raise ValueError(
-            "relative_entropy is infinite for integer labels with label_smoothing 0; give a "
-            "label_smoothing in (0, 1], such as the default 0.1"
+            f"{name} is infinite for integer labels with label_smoothing 0; give a label_smoothing "
+            "in (0, 1], such as 0.1"
         )
-    targets = pixels.smooth(p.targets, label_smoothing)
-    # Through log-probabilities: q log q by itself has NaN gradients where q rounds to 0.
-    values = pixels.dot(jnp.exp(p.log_probs), p.log_probs - jnp.log(targets))
-    return pixels.reduce(values, p, reduce, axis_name)
+
+
+def _check_order(order: float) -> None:
+    pixels.check_number("order", order)
+    if not 0.0 < order < math.inf:
+        raise ValueError(f"order is {order}, but must be positive and finite")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from jaxseg.losses import divergences, regions
+import jax.numpy as jnp
+
+from jaxseg.losses import divergences, lovasz, pixelwise, regions, sigmoid
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 AVAILABLE = {
     loss.__name__: loss
@@ -13,25 +20,58 @@ AVAILABLE = {
         divergences.cross_entropy,
         divergences.kl_divergence,
         divergences.relative_entropy,
+        divergences.jeffreys,
+        divergences.jensen_shannon,
+        divergences.alpha_divergence,
+        divergences.renyi_divergence,
+        divergences.tsallis_divergence,
+        divergences.total_variation,
+        divergences.hellinger,
+        divergences.chi_squared,
+        divergences.brier,
+        pixelwise.focal,
+        pixelwise.poly1,
+        pixelwise.generalized_cross_entropy,
+        pixelwise.symmetric_cross_entropy,
+        pixelwise.logit_adjusted,
+        pixelwise.entropy,
+        pixelwise.confidence_penalty,
         regions.dice,
+        regions.jaccard,
+        regions.tversky,
+        regions.focal_tversky,
+        regions.generalized_dice,
+        regions.mcc,
+        lovasz.lovasz_softmax,
+        lovasz.lovasz_hinge,
+        sigmoid.sigmoid_cross_entropy,
+        sigmoid.sigmoid_focal,
+        sigmoid.sigmoid_dice,
+        sigmoid.sigmoid_tversky,
     )
 }
-# What the caller of the combined loss decides, not the config.
+# What the caller of the sum decides, not the config.
 _RESERVED = ("logits", "labels", "where", "reduce", "axis_name")
 
 
-def combine(terms: Sequence[tuple]) -> Callable:
-    """Combines `(name, weight)` or `(name, weight, options)` terms into one loss.
+def weighted_sum(terms: Mapping[str, float] | Sequence[tuple]) -> Callable:
+    """Makes one loss of the terms `{name: weight}`, or `(name, weight, options)` with options.
 
-    The result takes `(logits, labels, *, where, axis_name)` and returns the weighted sum and a
-    dictionary with the unweighted value of each term. A second term of the same name gets `_2`.
+    A weight is a number, or a schedule of `(step, weight)` points, between which it is linear. The
+    result takes `(logits, labels, *, where, axis_name, step)` and returns the weighted sum and a
+    dictionary with the unweighted value of each term; `step` is needed for schedules alone. A
+    second term of the same name gets `_2`.
 
     >>> import jax.numpy as jnp
-    >>> loss = combine([("cross_entropy", 1.0), ("kl_divergence", 0.5, {"temperature": 2.0})])
-    >>> total, by_term = loss(jnp.zeros((4, 2)), jnp.array([0, 1, 1, 0]))
+    >>> loss = weighted_sum([("cross_entropy", 1.0), ("dice", ((0, 0.0), (100, 1.0)))])
+    >>> total, by_term = loss(jnp.zeros((4, 2)), jnp.array([0, 1, 1, 0]), step=50)
     >>> sorted(by_term)
-    ['cross_entropy', 'kl_divergence']
+    ['cross_entropy', 'dice']
+    >>> print(f"{total:.4f}")  # log 2 + 50/100 (1 - 2 * 1 / (2 + 2))
+    0.9431
     """
+    if isinstance(terms, Mapping):
+        terms = tuple(terms.items())
     if not terms:
         raise ValueError(f"loss has no terms; give at least one of {', '.join(AVAILABLE)}")
     parsed = {}
@@ -39,35 +79,71 @@ def combine(terms: Sequence[tuple]) -> Callable:
         name, weight, options = _parse(term)
         earlier = sum(AVAILABLE[name] is function for function, *_ in parsed.values())
         key = f"{name}_{earlier + 1}" if earlier else name
-        parsed[key] = (AVAILABLE[name], float(weight), options)
+        parsed[key] = (AVAILABLE[name], weight, options)
 
-    def loss(logits, labels, *, where=None, axis_name=None):
-        values = {
-            key: function(logits, labels, where=where, axis_name=axis_name, **options)
-            for key, (function, _, options) in parsed.items()
-        }
-        return sum(weight * values[key] for key, (_, weight, _) in parsed.items()), values
+    def loss(logits, labels, *, where=None, axis_name=None, step=None):
+        values, total = {}, 0.0
+        for key, (function, weight, options) in parsed.items():
+            given = (logits, labels) if "labels" in _parameters(function) else (logits,)
+            values[key] = function(*given, where=where, axis_name=axis_name, **options)
+            total += _at(weight, step) * values[key]
+        return total, values
 
     return loss
 
 
-def _parse(term) -> tuple[str, float, dict]:
+def _at(
+    weight: float | tuple[tuple[float, float], ...], step: Int[Array, ""] | None
+) -> float | Float[Array, ""]:
+    if isinstance(weight, float):
+        return weight
+    if step is None:
+        raise ValueError(f"the weight {weight} is a schedule, but no step was given")
+    return jnp.interp(step, *map(jnp.asarray, zip(*weight, strict=True)))
+
+
+def _parse(term) -> tuple[str, float | tuple, dict]:
     match term:
-        case (str(name), int() | float() as weight):
+        case (str(name), weight):
             options = {}
-        case (str(name), int() | float() as weight, dict(options)):
+        case (str(name), weight, dict(options)):
             pass
         case _:
-            raise ValueError(
-                f"loss term {term!r} is not understood; write (name, weight) or "
-                '(name, weight, {"option": value})'
-            )
+            raise _not_understood(term)
+    match weight:
+        case bool():
+            raise _not_understood(term)
+        case int() | float():
+            weight = float(weight)
+        case list() | tuple() if weight and all(_is_point(x) for x in weight):
+            weight = tuple((float(step), float(value)) for step, value in weight)
+            if any(a >= b for (a, _), (b, _) in itertools.pairwise(weight)):
+                raise ValueError(f"the steps of the weight {weight} of {name!r} do not increase")
+        case _:
+            raise _not_understood(term)
     if name not in AVAILABLE:
         raise ValueError(f"loss {name!r} does not exist; choose from {', '.join(AVAILABLE)}")
-    known = [p for p in inspect.signature(AVAILABLE[name]).parameters if p not in _RESERVED]
+    known = [p for p in _parameters(AVAILABLE[name]) if p not in _RESERVED]
     for option in options:
         if option not in known:
             raise ValueError(
                 f"loss {name!r} has no option {option!r}; its options are {', '.join(known)}"
             )
     return name, weight, options
+
+
+def _is_point(point) -> bool:
+    return (
+        isinstance(point, list | tuple) and [type(x) in (int, float) for x in point] == [True] * 2
+    )
+
+
+def _not_understood(term) -> ValueError:
+    return ValueError(
+        f"loss term {term!r} is not understood; write (name, weight) or "
+        '(name, weight, {"option": value})'
+    )
+
+
+def _parameters(function: Callable) -> list[str]:
+    return list(inspect.signature(function).parameters)

@@ -1,0 +1,573 @@
+"""Losses by properties of their own: identities, small numbers, memory, hard pixels, sigmoids."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+from scipy import special
+
+from jaxseg import losses
+
+SHAPE, CLASSES = (2, 3, 5), 4
+
+
+def soft_problem(seed=0, scale=2.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.dirichlet(np.ones(CLASSES), SHAPE)
+    return rng.normal(0, scale, (*SHAPE, CLASSES)), labels
+
+
+def hard_problem(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 2, (*SHAPE, CLASSES)), rng.integers(0, CLASSES, SHAPE, np.int32)
+
+
+def maps(logits, labels):
+    """Every divergence of the family as a map, by its short name."""
+    per_pixel = functools.partial
+    family = {
+        "kl": losses.kl_divergence,
+        "reverse": per_pixel(losses.relative_entropy, label_smoothing=0.0),
+        "jeffreys": per_pixel(losses.jeffreys, label_smoothing=0.0),
+        "js": losses.jensen_shannon,
+        "tv": losses.total_variation,
+        "hellinger": losses.hellinger,
+        "chi2": losses.chi_squared,
+        "brier": losses.brier,
+        "renyi": losses.renyi_divergence,
+        **{f"alpha{a}": per_pixel(losses.alpha_divergence, alpha=a) for a in ALPHAS},
+        **{f"renyi{a}": per_pixel(losses.renyi_divergence, order=a) for a in ORDERS},
+        **{f"tsallis{a}": per_pixel(losses.tsallis_divergence, order=a) for a in ORDERS},
+    }
+    return {name: np.asarray(f(logits, labels, reduce=None)) for name, f in family.items()}
+
+
+ALPHAS = (-1.0, 0.0, 0.3, 0.5, 0.7, 1.0, 2.0)
+ORDERS = (0.3, 0.5, 1.0, 2.0, 3.0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 5.0])
+def test_identities_of_the_family(seed, scale):
+    """Each of the table of definitions, for any p and q, near and far."""
+    rng = np.random.default_rng(seed)
+    _, p = soft_problem(seed)
+    z = np.log(p) + rng.normal(0, scale, p.shape)
+    q = special.softmax(z, -1)
+    m, mirrored = maps(z, p), maps(np.log(p), q)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-15)
+    for name in ("jeffreys", "js", "tv", "hellinger", "brier"):
+        near(m[name], mirrored[name], err_msg=name)  # symmetric
+    near(m["jeffreys"], m["kl"] + m["reverse"])
+    near(m["kl"], mirrored["reverse"])
+    near(m["alpha1.0"], m["kl"])
+    near(m["alpha0.0"], m["reverse"])
+    near(m["alpha0.5"], 4 * m["hellinger"])
+    near(m["alpha2.0"], m["chi2"] / 2)
+    for a in (-1.0, 0.3, 0.7, 2.0):
+        mirror = {-1.0: 2.0, 2.0: -1.0, 0.3: 0.7, 0.7: 0.3}[a]
+        near(m[f"alpha{a}"], mirrored[f"alpha{mirror}"])
+    near(m["renyi1.0"], m["kl"])
+    near(m["renyi2.0"], np.log1p(m["chi2"]))
+    for a in ORDERS:
+        if f"alpha{a}" in m:
+            near(m[f"tsallis{a}"], a * m[f"alpha{a}"])
+    orders = np.stack([m[f"renyi{a}"] for a in ORDERS])
+    assert np.all(np.diff(orders, axis=0) > 0)
+    slack = 1 + 1e-9
+    assert np.all(m["tv"] <= np.sqrt(m["kl"] / 2) * slack)
+    assert np.all(m["hellinger"] <= m["tv"] * slack)
+    assert np.all(m["tv"] <= np.sqrt(2 * m["hellinger"]) * slack)
+    assert np.all(m["js"] <= math.log(2) * m["tv"] * slack)
+    for name, value in m.items():
+        assert np.all(value > 0), name
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(5))
+def test_merging_classes_never_increases_a_divergence(seed):
+    logits, p = soft_problem(seed)
+    q = special.softmax(logits, -1)
+    merged = [np.concatenate([x[..., :2], x[..., 2:].sum(-1, keepdims=True)], -1) for x in (p, q)]
+    fine, coarse = maps(logits, p), maps(np.log(merged[1]), merged[0])
+    for name in set(fine) - {"brier"}:
+        assert np.all(coarse[name] <= fine[name] * (1 + 1e-12)), name
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_hot_limits():
+    """What each divergence is of class indices, in closed form."""
+    logits, labels = hard_problem()
+    log_q = np.take_along_axis(special.log_softmax(logits, -1), labels[..., None], -1)[..., 0]
+    q = np.exp(log_q)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-11)
+
+    def value(loss, **options):
+        return loss(logits, labels, reduce=None, **options)
+
+    near(value(losses.kl_divergence), -log_q)
+    for order in (0.1, 0.5, 2.0, 7.0):
+        near(value(losses.renyi_divergence, order=order), -log_q)
+    near(value(losses.total_variation), 1 - q)
+    near(value(losses.hellinger), 1 - np.sqrt(q))
+    near(value(losses.chi_squared), 1 / q - 1)
+    for a in (0.1, 0.5, 0.9, 3.0):
+        near(value(losses.alpha_divergence, alpha=a), (1 - q ** (1 - a)) / (a * (1 - a)))
+    for r in (0.3, 0.7):
+        gce = value(losses.generalized_cross_entropy, q=r)
+        near(gce, (1 - r) * value(losses.alpha_divergence, alpha=1 - r))
+    near(value(losses.generalized_cross_entropy, q=1.0), 1 - q)
+    np.testing.assert_allclose(value(losses.generalized_cross_entropy, q=1e-9), -log_q, rtol=1e-7)
+    near(value(losses.focal, gamma=0.0), -log_q)
+    near(value(losses.poly1, epsilon=0.0), -log_q)
+    scaled = functools.partial(losses.jensen_shannon, scaled=True)
+    np.testing.assert_allclose(value(scaled, weight=1e-9), -log_q, rtol=1e-6)
+    # To 1 - q_y only logarithmically.
+    assert np.all(np.abs(value(scaled, weight=1 - 1e-12) - (1 - q)) < 0.1)
+    near(value(losses.symmetric_cross_entropy, alpha=2.0, beta=3.0), -2 * log_q + 12 * (1 - q))
+
+
+@pytest.mark.parametrize("scale", [1e-1, 1e-2, 1e-3])
+def test_small_divergences_keep_their_digits(scale):
+    """In float32, close to q = p, where a difference of two large terms has no digit left."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(3 * np.ones(CLASSES), 200).astype(np.float32)
+    z = (np.log(p) + rng.normal(0, scale, p.shape)).astype(np.float32)
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        exact = maps(z.astype(np.float64), p.astype(np.float64))
+    # The rounding of the logits themselves, relative to log(q / p).
+    accuracy = 4e-6 / scale
+    for name, found in maps(z, p).items():
+        assert found.dtype == np.float32
+        assert np.all(found >= 0), name
+        error = np.abs(found - exact[name]).sum() / exact[name].sum()
+        assert error < accuracy, (name, error)
+
+
+@pytest.mark.parametrize("order", [1 + 1e-7, 1 - 1e-7, 1 + 1e-4, 1 - 1e-4])
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_orders_near_one_are_the_limit(order, kind):
+    logits, labels = soft_problem() if kind == "soft" else hard_problem()
+    logits = logits.astype(np.float32)
+    kl = np.asarray(losses.kl_divergence(logits, labels, reduce=None))
+    for loss, name in (
+        (losses.alpha_divergence, "alpha"),
+        (losses.renyi_divergence, "order"),
+        (losses.tsallis_divergence, "order"),
+    ):
+        found = loss(logits, labels, reduce=None, **{name: order})
+        # The true difference grows with |order - 1| and the size of the logits.
+        np.testing.assert_allclose(found, kl, rtol=2e-6 + 10 * abs(order - 1))
+
+
+@pytest.mark.parametrize("alpha", [1e-7, -1e-7, 1e-4, -1e-4])
+def test_orders_near_zero_are_the_limit(alpha):
+    logits, labels = soft_problem()
+    logits = logits.astype(np.float32)
+    smooth = {"label_smoothing": 0.1, "reduce": None}
+    found = losses.alpha_divergence(logits, labels, alpha=alpha, **smooth)
+    expected = losses.relative_entropy(logits, labels, **smooth)
+    np.testing.assert_allclose(found, expected, rtol=2e-6 + 10 * abs(alpha))
+
+
+SMOOTH = {
+    "kl": losses.kl_divergence,
+    "reverse": losses.relative_entropy,
+    "jeffreys": losses.jeffreys,
+    "js": losses.jensen_shannon,
+    "alpha": functools.partial(losses.alpha_divergence, alpha=0.3),
+    "alpha3": functools.partial(losses.alpha_divergence, alpha=3.0),
+    "renyi": losses.renyi_divergence,
+    "hellinger": losses.hellinger,
+    "brier": losses.brier,
+    "focal": losses.focal,
+    "poly1": losses.poly1,
+    "gce": losses.generalized_cross_entropy,
+    "sce": losses.symmetric_cross_entropy,
+    "entropy": lambda z, labels: losses.entropy(z),
+    "dice": losses.dice,
+    "dice_squared": functools.partial(losses.dice, form="squared"),
+    "jaccard": losses.jaccard,
+    "mcc": losses.mcc,
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_second_derivatives(name, kind):
+    """The closed-form gradient can be differentiated again, and its derivative is right."""
+    logits, labels = soft_problem(scale=0.7) if kind == "soft" else hard_problem()
+    loss = jax.jit(lambda z: SMOOTH[name](z, jnp.asarray(labels[0])))
+    check_grads(loss, (jnp.asarray(logits[0]) / 2,), order=2, modes=["rev"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", sorted(set(SMOOTH) - {"entropy"}))
+def test_gradient_of_distributions(name):
+    """Labels have a gradient, too, as a teacher's prediction needs; here along the simplex."""
+    logits, labels = soft_problem()
+
+    def value(teacher):
+        return SMOOTH[name](jnp.asarray(logits), jax.nn.softmax(teacher))
+
+    check_grads(jax.jit(value), (jnp.log(labels),), order=1, modes=["rev"], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_hessian_by_forward_over_reverse():
+    logits, labels = soft_problem()
+    z, p = jnp.asarray(logits[0, 0, 0]), jnp.asarray(labels[0, 0, 0])
+    found = jax.hessian(losses.kl_divergence)(z, p)
+    q = special.softmax(z)
+    np.testing.assert_allclose(found, np.diag(q) - np.outer(q, q), rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse", "js", "jeffreys", "renyi", "focal", "dice"])
+def test_the_backward_pass_keeps_the_arguments_alone(name):
+    """At most 1.1 times the bytes of the logits, and they are the logits themselves."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(2, 64, 64, 21)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 21, (2, 64, 64)), jnp.uint8)
+    _, pullback = jax.vjp(lambda z: SMOOTH[name](z, labels), logits)
+    kept = {id(x): x.nbytes for x in jax.tree.leaves(pullback) if hasattr(x, "nbytes")}
+    assert logits.nbytes <= sum(kept.values()) <= 1.1 * logits.nbytes
+
+    def automatic(z):
+        log_q, p = jax.nn.log_softmax(z), jax.nn.one_hot(labels, 21) * 0.9 + 0.1 / 21
+        m = (p + jnp.exp(log_q)) / 2
+        return jnp.mean(p * (jnp.log(p) - jnp.log(m)) + jnp.exp(log_q) * (log_q - jnp.log(m)))
+
+    _, pullback = jax.vjp(automatic, logits)
+    kept = {id(x): x.nbytes for x in jax.tree.leaves(pullback) if hasattr(x, "nbytes")}
+    assert sum(kept.values()) > 4 * logits.nbytes
+
+
+def test_excluded_classes_leave_finite_gradients():
+    """Logits of -inf for classes that labels rule out, also where q log q is 0 times infinity."""
+    logits = jnp.array([[1.0, -jnp.inf, 0.0], [0.3, -jnp.inf, 2.0]])
+    labels = jnp.array([[0.3, 0.0, 0.7], [1.0, 0.0, 0.0]])
+    for name in ("kl", "js", "renyi", "hellinger", "brier", "focal", "poly1", "gce", "entropy"):
+        value, grad = jax.value_and_grad(SMOOTH[name])(logits, labels)
+        assert np.isfinite(value), name
+        assert np.isfinite(grad).all(), name
+        assert not np.any(grad[:, 1]), name
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "words"),
+    [
+        (losses.jeffreys, {"label_smoothing": 0.0}, "jeffreys is infinite"),
+        (losses.alpha_divergence, {"alpha": 0.0}, "alpha_divergence of alpha 0.0 is infinite"),
+        (losses.alpha_divergence, {"alpha": "a"}, "alpha is 'a', but must be a Python number"),
+        (losses.renyi_divergence, {"order": 0.0}, "order is 0.0, but must be positive"),
+        (losses.tsallis_divergence, {"order": math.inf}, "order is inf"),
+        (losses.jensen_shannon, {"weight": 1.0}, "weight is 1.0, but must lie between 0 and 1"),
+        (losses.focal, {"gamma": -1.0}, "gamma is -1.0, but must be at least 0"),
+        (losses.generalized_cross_entropy, {"q": 0.0}, "q is 0.0, but must lie in"),
+        (losses.symmetric_cross_entropy, {"floor": 1.0}, "floor is 1.0, but must be negative"),
+        (losses.logit_adjusted, {"prior": (1.0, 2.0)}, "prior is .* each of the classes"),
+        (losses.logit_adjusted, {"prior": (1.0, 0.0, 1.0, 1.0)}, "positive number for each"),
+        (losses.dice, {"form": "L1"}, "form is 'L1', but must be one of 'l1', 'product'"),
+        (losses.dice, {"classes": "some"}, 'must be "present" or "all"'),
+        (losses.dice, {"per": "pixel"}, 'must be "batch" or "image"'),
+        (losses.tversky, {"alpha": -1.0}, "alpha is -1.0, but must be at least 0"),
+        (losses.focal_tversky, {"gamma": 0.0}, "gamma is 0.0, but must be positive"),
+        (losses.lovasz_softmax, {"axis_name": "i"}, 'on several replicas; use per="image"'),
+        (losses.cross_entropy, {"reduce": "sum"}, 'must be "mean" or None'),
+    ],
+)
+def test_options_that_make_no_loss(loss, options, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        loss(*hard_problem(), **options)
+
+
+def test_lovasz_wants_class_indices():
+    with pytest.raises(TypeError, match="class indices only; use jaccard"):
+        losses.lovasz_softmax(*soft_problem())
+
+
+# Hard pixels.
+
+
+def hardest(values, where, fraction=None, threshold=None, minimum=1):
+    """The mean of the largest values, written out."""
+    values = np.sort(values[where])[::-1]
+    count = math.ceil(fraction * len(values)) if fraction else (values > threshold).sum()
+    return values[: min(max(count, minimum), len(values))].mean()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fraction": 0.25},
+        {"fraction": 1.0},
+        {"fraction": 0.01, "minimum": 5},
+        {"threshold": 2.0},
+        {"threshold": 1e9, "minimum": 3},
+        {"threshold": -1.0},
+    ],
+)
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "jensen_shannon"])
+def test_hard_pixels(name, options):
+    """The mean over the hardest pixels that count, whatever the others hold; and its gradient."""
+    logits, labels = hard_problem()
+    where = np.random.default_rng(1).random(SHAPE) < 0.6
+    logits[~where] = np.nan
+    labels[~where] = 255
+    loss = getattr(losses, name)
+    hard = jax.jit(losses.hard_pixels(loss, **options))
+    value, grad = jax.value_and_grad(hard)(logits.astype(np.float32), labels, where=where)
+    per_pixel = np.asarray(loss(logits, labels, where=where, reduce=None), np.float64)
+    np.testing.assert_allclose(value, hardest(per_pixel, where, **options), rtol=1e-5)
+    chosen = np.any(grad != 0, -1)
+    assert not chosen[~where].any()
+    assert per_pixel[chosen].min() >= np.sort(per_pixel[where])[::-1][: chosen.sum()].min() - 1e-6
+
+
+def test_hard_pixels_of_nothing():
+    logits, labels = hard_problem()
+    hard = losses.hard_pixels(losses.cross_entropy, fraction=0.5)
+    value, grad = jax.value_and_grad(hard)(logits, labels, where=np.zeros(SHAPE, bool))
+    assert value == 0
+    assert not np.any(grad)
+
+
+def test_hard_pixels_of_replicas():
+    """The mean over what each replica chose: its numerators and counts are summed."""
+    logits, labels = hard_problem()
+    hard = losses.hard_pixels(losses.cross_entropy, fraction=0.3)
+    both = jax.pmap(functools.partial(hard, axis_name="i"), "i")(logits, labels)
+    counts = [math.ceil(0.3 * 15)] * 2
+    each = [hard(*x) for x in zip(logits, labels, strict=True)]
+    np.testing.assert_allclose(both, np.full(2, np.dot(counts, each) / sum(counts)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"fraction": 0.5, "threshold": 1.0}, {"fraction": 0.0}, {"fraction": 2.0}]
+)
+def test_hard_pixels_errors(options):
+    with pytest.raises(ValueError, match="fraction"):
+        losses.hard_pixels(losses.cross_entropy, **options)
+    with pytest.raises(ValueError, match="minimum is 0"):
+        losses.hard_pixels(losses.cross_entropy, fraction=0.5, minimum=0)
+
+
+# Predictions alone.
+
+
+@pytest.mark.usefixtures("x64")
+def test_entropy_and_its_opposite():
+    logits, _ = hard_problem()
+    where = np.random.default_rng(1).random(SHAPE) < 0.6
+    expected = special.entr(special.softmax(logits, -1)).sum(-1)
+    logits[~where] = np.nan
+    for reduce, wanted in ((None, np.where(where, expected, 0)), ("mean", expected[where].mean())):
+        found = losses.entropy(logits, where=where, reduce=reduce)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    penalty = losses.confidence_penalty(logits, where=where)
+    np.testing.assert_allclose(penalty, math.log(CLASSES) - expected[where].mean(), rtol=1e-12)
+    grad = jax.grad(losses.entropy)(jnp.array([[1e4, -1e4, 0.0]]))
+    assert np.isfinite(grad).all()
+
+
+# Yes-no questions.
+
+SIGMOIDS = {
+    "cross_entropy": losses.sigmoid_cross_entropy,
+    "focal": losses.sigmoid_focal,
+    "dice": losses.sigmoid_dice,
+    "dice_squared": functools.partial(losses.sigmoid_dice, form="squared", per="image"),
+    "tversky": functools.partial(losses.sigmoid_tversky, gamma=0.75),
+    "hinge": losses.lovasz_hinge,
+}
+SHARED = sorted(set(SIGMOIDS) - {"hinge"})
+
+
+def yes_no_problem(soft=False, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((*SHAPE, 3)) if soft else rng.integers(0, 2, (*SHAPE, 3))
+    return rng.normal(0, 2, (*SHAPE, 3)), labels
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("soft", [False, True])
+def test_sigmoids_are_softmaxes_of_two_classes(soft):
+    """A logit z against 0 is a problem of two classes, channel by channel."""
+    z, labels = yes_no_problem(soft)
+    two = np.stack([np.zeros_like(z), z], -1)
+    targets = np.stack([1 - labels, labels], -1).astype(float)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-12)
+    near(
+        losses.sigmoid_cross_entropy(z, labels, reduce=None),
+        losses.cross_entropy(two, targets, reduce=None),
+    )
+    near(
+        losses.sigmoid_focal(z, labels, alpha=None, gamma=3.0),
+        losses.focal(two, targets, gamma=3.0),
+    )
+    for form in ("l1", "product", "squared"):
+        each = [
+            losses.dice(two[..., c, :], targets[..., c, :], form=form, class_weights=(0.0, 1.0))
+            for c in range(3)
+        ]
+        near(losses.sigmoid_dice(z, labels, form=form), np.mean(each))
+    each = [
+        losses.focal_tversky(two[..., c, :], targets[..., c, :], class_weights=(0.0, 1.0))
+        for c in range(3)
+    ]
+    near(losses.sigmoid_tversky(z, labels, gamma=0.75), np.mean(each))
+
+
+@pytest.mark.usefixtures("x64")
+def test_sigmoid_losses_are_those_of_optax():
+    z, labels = yes_no_problem()
+    expected = optax.losses.sigmoid_binary_cross_entropy(z, labels).mean()
+    np.testing.assert_allclose(losses.sigmoid_cross_entropy(z, labels), expected, rtol=1e-12)
+    expected = optax.losses.sigmoid_focal_loss(z, labels, alpha=0.25, gamma=2.0).mean()
+    np.testing.assert_allclose(losses.sigmoid_focal(z, labels), expected, rtol=1e-12)
+
+
+def test_pos_weight():
+    """One for each channel, of positive labels; the mean does not divide by it."""
+    z, labels = yes_no_problem()
+    weights = np.array([1.0, 2.0, 5.0])
+    plain = np.asarray(losses.sigmoid_cross_entropy(z, labels, reduce=None))
+    found = losses.sigmoid_cross_entropy(z, labels, pos_weight=weights)
+    expected = np.mean(plain * np.where(labels == 1, weights, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SIGMOIDS)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_sigmoids_outside_where(name, soft, by_channel):
+    """NaN, inf and 255 there change no bit of value or gradient; nothing at all gives 0."""
+    if name == "hinge" and soft:
+        return
+    z, labels = yes_no_problem(soft)
+    z = z.astype(np.float32)
+    where = np.random.default_rng(1).random((*SHAPE, 3) if by_channel else SHAPE) < 0.6
+    loss = jax.jit(jax.value_and_grad(SIGMOIDS[name]))
+    expected = loss(z, labels, where=where)
+    out = ~(where if by_channel else np.broadcast_to(where[..., None], z.shape))
+    for logit, label in ((np.nan, 255), (np.inf, -1), (-np.inf, 7)):
+        found = loss(np.where(out, np.float32(logit), z), np.where(out, label, labels), where=where)
+        chex.assert_trees_all_equal(found, expected)
+    assert np.isfinite(expected[0])
+    assert not np.any(expected[1][out])
+    assert np.any(expected[1][~out])
+    value, grad = loss(np.full_like(z, np.nan), labels, where=np.zeros_like(where))
+    assert value == 0
+    assert not np.any(grad)
+
+
+@pytest.mark.parametrize("name", SIGMOIDS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_sigmoids_of_extreme_logits(name, dtype):
+    rng = np.random.default_rng(0)
+    z = jnp.asarray(rng.choice([-1e4, 0.0, 1e4], (*SHAPE, 3)), dtype)
+    value, grad = jax.value_and_grad(SIGMOIDS[name])(z, yes_no_problem()[1])
+    assert value.dtype == jnp.float32
+    assert grad.dtype == dtype
+    assert np.isfinite(value)
+    assert np.isfinite(np.asarray(grad, np.float32)).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SIGMOIDS)
+def test_sigmoids_by_difference_quotients(name):
+    z, labels = yes_no_problem()
+    loss = jax.jit(lambda z: SIGMOIDS[name](z, labels))
+    check_grads(loss, (jnp.asarray(z),), order=1, modes=["rev"], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SHARED)
+def test_sigmoids_over_replicas(name):
+    rng = np.random.default_rng(0)
+    z, labels = rng.normal(size=(8, 6, 3)), rng.integers(0, 2, (8, 6, 3))
+    where = np.arange(6) < np.array([0, 0, 1, 0, 2, 3, 6, 6])[:, None]
+    one = SIGMOIDS[name](z, labels, where=where)
+
+    def replica(z, labels, where):
+        expand = {"dice_squared": lambda x: x[None]}.get(name, lambda x: x)
+        return SIGMOIDS[name](expand(z), expand(labels), where=expand(where), axis_name="i")
+
+    np.testing.assert_allclose(jax.pmap(replica, "i")(z, labels, where), np.full(8, one), 1e-12)
+
+
+def test_sigmoid_labels():
+    """Of one channel they may lack its axis; those that are no answer show as NaN."""
+    z = np.array([[0.5], [-1.0]], np.float32)
+    flat, full = np.array([1, 0]), np.array([[1], [0]])
+    for name, loss in SIGMOIDS.items():
+        if name != "dice_squared":
+            assert loss(z, flat) == loss(z, full) == loss(z, full.astype(bool)), name
+            assert np.isnan(loss(z, np.array([1, 255]))), name
+    with pytest.raises(ValueError, match=r"labels are int32\[3\] for logits \[2, 1\]"):
+        losses.sigmoid_cross_entropy(z, np.array([1, 0, 1]).astype(np.int64))
+    with pytest.raises(ValueError, match=r"where is float32\[2\], but must be bool\[2\]"):
+        losses.sigmoid_cross_entropy(z, flat, where=np.ones(2, np.float32))
+    with pytest.raises(TypeError, match="logits are int32"):
+        losses.sigmoid_cross_entropy(np.array([[1]], np.int32), full)
+
+
+@pytest.mark.usefixtures("x64")
+def test_lovasz_hinge_by_its_definition():
+    """The sorted errors, each times what it adds to one minus the intersection over union."""
+    z, labels = yes_no_problem()
+    values = []
+    for c in range(3):
+        errors = 1 - z[..., c].ravel() * (2 * labels[..., c].ravel() - 1)
+        labelled, wrong = labels[..., c].ravel() == 1, np.zeros(errors.size, bool)
+        value = last = 0.0
+        for index in np.argsort(-errors):
+            wrong[index] = True
+            union = np.sum(labelled | wrong)
+            now = 1 - np.sum(labelled & ~wrong) / union
+            value, last = value + max(errors[index], 0) * (now - last), now
+        values.append(value)
+    np.testing.assert_allclose(losses.lovasz_hinge(z, labels), np.mean(values), rtol=1e-12)
+
+
+def test_lovasz_of_hard_predictions_is_the_jaccard_loss():
+    rng = np.random.default_rng(0)
+    labels, preds = rng.integers(0, 3, (2, 50))
+    value = losses.lovasz_softmax(1e4 * np.eye(3)[preds].astype(np.float32), labels)
+    ious = [
+        np.sum((labels == c) & (preds == c)) / np.sum((labels == c) | (preds == c))
+        for c in range(3)
+    ]
+    np.testing.assert_allclose(value, 1 - np.mean(ious), rtol=1e-6)
+
+
+def test_jaccard_is_a_function_of_dice():
+    """2 d / (1 + d), of each class."""
+    logits, labels = soft_problem()
+    for c in range(CLASSES):
+        weights = np.eye(CLASSES)[c]
+        d = losses.dice(logits, labels, class_weights=weights)
+        found = losses.jaccard(logits, labels, class_weights=weights)
+        np.testing.assert_allclose(found, 2 * d / (1 + d), rtol=1e-5)
+        half = losses.tversky(logits, labels, class_weights=weights, alpha=0.5, beta=0.5)
+        np.testing.assert_allclose(half, d, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.dice, losses.jaccard, losses.mcc, losses.generalized_dice])
+def test_overlaps_of_distributions_are_least_at_the_labels(loss):
+    _, labels = soft_problem()
+    rng = np.random.default_rng(1)
+    value, grad = jax.value_and_grad(loss)(np.log(labels).astype(np.float32), labels)
+    if loss is not losses.mcc:  # the correlation of a distribution with itself is not 1
+        np.testing.assert_allclose(value, 0, atol=1e-6)
+    for size in (0.01, 0.3):
+        assert loss(np.log(labels) + size * rng.normal(size=labels.shape), labels) > value
+    assert np.isfinite(grad).all()
