@@ -51,6 +51,7 @@ ROOMS = {
     "losses": set(),
     "metrics": set(),
     "models": set(),
+    "ops": set(),
     "optim": {"config"},
     "cli": {"config"},
     "steps": {"batch", "metrics", "models"},
@@ -61,7 +62,7 @@ ROOMS = {
 }
 BELOW = set(ROOMS) | {"evaluate"}
 ROOMS |= {
-    "__init__": {"batch", "losses", "metrics", "models"},
+    "__init__": {"batch", "losses", "metrics", "models", "ops"},
     "evaluate": BELOW,
     "train": BELOW,
 }
@@ -119,13 +120,13 @@ def test_nobody_may_import_train():
     assert not [room for room, allowed in ROOMS.items() if "train" in allowed]
 
 
-def test_losses_import_jax_and_numpy_alone():
+def test_losses_and_ops_import_jax_and_numpy_alone():
     """Besides the standard library, and jaxtyping for those who check types."""
     allowed = {"jax", "numpy", "jaxtyping", "jaxseg", *sys.stdlib_module_names}
     found = {
         (module, name)
         for room, module, tree in sources()
-        if room == "losses"
+        if room in ("losses", "ops")
         for name in imported(module, tree)
         if name.split(".")[0] not in allowed
     }
@@ -142,8 +143,8 @@ def typing_names(module):
 
 
 def functions():
-    """`(module, name, function)` of all functions and methods in losses, metrics and models."""
-    for room in ("losses", "metrics", "models"):
+    """`(module, name, function)` of all functions and methods of losses, metrics, models, ops."""
+    for room in ("losses", "metrics", "models", "ops"):
         package = importlib.import_module(f"jaxseg.{room}")
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
@@ -182,7 +183,7 @@ def test_annotations_of_classes_evaluate():
 
 def test_public_functions_are_checked():
     names = {name.split(".")[0] for _, name, _ in FUNCTIONS}
-    for room in ("losses", "metrics", "models"):
+    for room in ("losses", "metrics", "models", "ops"):
         public = importlib.import_module(f"jaxseg.{room}").__all__
         assert set(public) - {"Functional"} <= names
 
@@ -202,6 +203,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for name in ("cross_entropy", "kl_divergence", "relative_entropy", "dice", "weighted_sum"):
-        examples = doctest.DocTestFinder().find(getattr(jaxseg.losses, name))
-        assert sum(len(example.examples) for example in examples) > 0, name
+    for room in (jaxseg.losses, jaxseg.ops):
+        for name in room.__all__:
+            examples = doctest.DocTestFinder().find(getattr(room, name))
+            assert sum(len(example.examples) for example in examples) > 0, name
