@@ -48,7 +48,7 @@ ROOMS = {
     "batch": set(),
     "config": set(),
     "pictures": set(),
-    "losses": set(),
+    "losses": {"ops"},
     "metrics": set(),
     "models": set(),
     "ops": set(),

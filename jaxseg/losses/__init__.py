@@ -1,5 +1,12 @@
-"""Pure loss functions on logits: divergences, pixelwise losses and overlaps."""
+"""Pure loss functions on logits: divergences, pixelwise losses, overlaps, boundaries."""
 
+from jaxseg.losses.boundaries import boundary, hausdorff_dt
+from jaxseg.losses.distillation import (
+    channel_distillation,
+    consistency,
+    knowledge_distillation,
+    marginal_kl,
+)
 from jaxseg.losses.divergences import (
     alpha_divergence,
     brier,
@@ -37,9 +44,12 @@ from jaxseg.losses.terms import weighted_sum
 
 __all__ = [
     "alpha_divergence",
+    "boundary",
     "brier",
+    "channel_distillation",
     "chi_squared",
     "confidence_penalty",
+    "consistency",
     "cross_entropy",
     "dice",
     "entropy",
@@ -49,14 +59,17 @@ __all__ = [
     "generalized_cross_entropy",
     "generalized_dice",
     "hard_pixels",
+    "hausdorff_dt",
     "hellinger",
     "jaccard",
     "jeffreys",
     "jensen_shannon",
     "kl_divergence",
+    "knowledge_distillation",
     "logit_adjusted",
     "lovasz_hinge",
     "lovasz_softmax",
+    "marginal_kl",
     "mcc",
     "poly1",
     "relative_entropy",

@@ -119,13 +119,14 @@ def _map_backward(how, kept, cotangent):
     gradient = to_logits(pair.q, how.term.slope(pair, *how.params))
     gradient = gradient * (cotangent / how.temperature)[..., None]
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        return masked(gradient, where).astype(logits.dtype), None, None
+        return _narrow(masked(gradient, where), logits.dtype), None, None
 
     def value(labels):
         return how.term.value(_pair(how, logits, labels, where), *how.params)
 
     (of_labels,) = jax.vjp(value, labels)[1](cotangent)
-    return masked(gradient, where).astype(logits.dtype), masked(of_labels, where), None
+    gradient = _narrow(masked(gradient, where), logits.dtype)
+    return gradient, masked(of_labels, where), None
 
 
 _map = jax.custom_vjp(_map_of, nondiff_argnums=(0,))
@@ -310,6 +311,14 @@ def _wide(labels):
 def to_logits(q: Array, slope: Array) -> Float[Array, "*pixels classes"]:
     """The derivative in the logits from that in log q."""
     return slope - q * jnp.sum(slope, -1, keepdims=True)
+
+
+def _narrow(gradient: Array, dtype) -> Array:
+    """The gradient in the logits' type, whose range, that of float16 say, it may exceed."""
+    most = jnp.finfo(dtype).max
+    if most < jnp.finfo(gradient.dtype).max:
+        gradient = jnp.clip(gradient, -most, most)
+    return gradient.astype(dtype)
 
 
 def masked(values: Array, where: Array | None) -> Array:

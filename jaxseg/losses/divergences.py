@@ -108,15 +108,20 @@ def _jeffreys_value(pair: Pair) -> Array:
     return jnp.sum(jnp.where(difference == 0, 0.0, difference * pair.log_ratio), -1)
 
 
+def _ratio(pair: Pair) -> Array:
+    """p / q, up to exp(40), whose square and a little more float32 can hold."""
+    return jnp.exp(jnp.minimum(-pair.log_ratio, 40.0))
+
+
 def _generated_value(pair: Pair, f: Callable) -> Array:
-    ratio = jnp.exp(jnp.minimum(-pair.log_ratio, _LARGEST))
+    ratio = _ratio(pair)
     # q f(p/q) = p f(p/q) / (p/q), of which one is good where q is small and the other where p is.
     share = jnp.where(ratio > 1.0, pair.p / jnp.maximum(ratio, 1.0), pair.q)
     return jnp.sum(share * f(ratio), -1)
 
 
 def _generated_slope(pair: Pair, f: Callable) -> Array:
-    ratio = jnp.exp(jnp.minimum(-pair.log_ratio, _LARGEST))
+    ratio = _ratio(pair)
     share = jnp.where(ratio > 1.0, pair.p / jnp.maximum(ratio, 1.0), pair.q)
     positive = jnp.where(ratio > 0, ratio, 1.0)
     value, derivative = jax.jvp(f, (positive,), (jnp.ones_like(positive),))
@@ -588,8 +593,8 @@ def f_divergence(
     """The divergence sum q f(p / q) of a convex function f with f(1) = 0.
 
     `f` is applied to an array of ratios, class by class, and must be finite at 0 where labels have
-    zeros. Its derivative is jax's. Define it once: for another function object, though it has the
-    same code, all is compiled anew.
+    zeros; larger ratios than exp(40) count as that. Its derivative is jax's. Define it once: for
+    another function object, though it has the same code, all is compiled anew.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[0.25, 0.75]]))

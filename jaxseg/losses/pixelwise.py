@@ -236,14 +236,13 @@ def logit_adjusted(
     1.3863
     """
     pixels.check_number("tau", tau)
+    logits, *_ = pixels.check(logits, labels, where, class_weights)
     prior = tuple(map(float, prior))
-    classes = jnp.shape(logits)[-1:]
-    if classes != (len(prior),) or not all(0.0 < x < math.inf for x in prior):
+    if len(prior) != logits.shape[-1] or not all(0.0 < x < math.inf for x in prior):
         raise ValueError(
             f"prior is {prior}, but must have a positive number for each of the classes of logits "
-            f"{list(jnp.shape(logits))}"
+            f"{list(logits.shape)}"
         )
-    logits = jnp.asarray(logits)
     shift = jnp.asarray([tau * math.log(x) for x in prior])
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return cross_entropy(

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from jaxseg.losses import divergences, lovasz, pixelwise, regions, sigmoid
+from jaxseg.losses import (
+    boundaries,
+    distillation,
+    divergences,
+    lovasz,
+    pixelwise,
+    regions,
+    sigmoid,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -42,6 +50,9 @@ AVAILABLE = {
         regions.focal_tversky,
         regions.generalized_dice,
         regions.mcc,
+        boundaries.boundary,
+        boundaries.hausdorff_dt,
+        distillation.marginal_kl,
         lovasz.lovasz_softmax,
         lovasz.lovasz_hinge,
         sigmoid.sigmoid_cross_entropy,

@@ -1,0 +1,202 @@
+"""Losses between predictions, and of distributions over the picture instead of single pixels.
+
+Logits are `[*pixels, classes]`; values are in nats, over the pixels in `where` and over all
+replicas if `axis_name` is given. Computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxseg.losses import _pixels as pixels
+from jaxseg.losses.divergences import kl_divergence
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Num
+
+
+def knowledge_distillation(
+    logits: Float[Array, "*pixels classes"],
+    teacher_logits: Float[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    class_weights: Float[Array, " classes"] | None = None,
+    temperature: float = 4.0,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """T^2 D(p || q) of the teacher's p and the student's q, both softmaxes of logits / T.
+
+    For a large temperature T it is half the mean square, over the classes, of the difference of
+    the logits without their means. No gradient flows to the teacher (Hinton et al. 2015,
+    arXiv:1503.02531).
+
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.array([[0.0, 2.0]]), jnp.array([[0.0, 0.0]])
+    >>> print(f"{knowledge_distillation(student, teacher, temperature=1000.0):.4f}")  # (1 + 1) / 4
+    0.5000
+    """
+    teacher_logits = _like(logits, teacher_logits, "teacher_logits")
+    pixels.check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, but must be positive")
+    p = jnp.exp(pixels.log_probs(lax.stop_gradient(teacher_logits), where, temperature))
+    return kl_divergence(
+        logits,
+        p,
+        where=where,
+        class_weights=class_weights,
+        temperature=temperature,
+        reduce=reduce,
+        axis_name=axis_name,
+    )
+
+
+def channel_distillation(
+    logits: Float[Array, "images *pixels classes"],
+    teacher_logits: Float[Array, "images *pixels classes"],
+    *,
+    where: Bool[Array, " images *pixels"] | None = None,
+    temperature: float = 4.0,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """T^2 D(p || q) where p and q are distributions of each class over the pixels of an image.
+
+    Softmaxes of logits / T over the pixels that count, so that a class's overall level does not
+    matter but where it is seen; averaged over the classes, and over the images that have pixels
+    that count. No gradient flows to the teacher (Shu et al. 2021, arXiv:2011.13256).
+
+    >>> import jax.numpy as jnp
+    >>> student = jnp.log(jnp.array([[[1.0], [3.0]]]))  # one image of two pixels, one class
+    >>> teacher = jnp.log(jnp.array([[[1.0], [1.0]]]))
+    >>> value = channel_distillation(student, teacher, temperature=1.0)
+    >>> print(f"{value:.4f}")  # log 2 / sqrt 3
+    0.1438
+    """
+    logits = jnp.asarray(logits)
+    teacher_logits = _like(logits, teacher_logits, "teacher_logits")
+    if logits.ndim < 3:
+        raise ValueError(
+            f"logits are {list(logits.shape)}, but channel_distillation needs [images, *pixels, "
+            "classes]"
+        )
+    pixels.check_number("temperature", temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, but must be positive")
+    counts = _where(logits, where).reshape(len(logits), -1, 1)
+    log_q, log_p = (
+        _over_pixels(x, counts, temperature) for x in (logits, lax.stop_gradient(teacher_logits))
+    )
+    p = jnp.where(counts, jnp.exp(log_p), 0.0)
+    divergence = jnp.sum(p * jnp.where(counts, log_p - log_q, 0.0), (1, 2)) / logits.shape[-1]
+    some = jnp.any(counts, (1, 2)).astype(divergence.dtype)
+    value = pixels.total(jnp.sum(divergence * some), axis_name)
+    return temperature**2 * pixels.divide(value, pixels.total(jnp.sum(some), axis_name))
+
+
+def marginal_kl(
+    logits: Float[Array, "*pixels classes"],
+    labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """D(mean p || mean q) of the class proportions over all pixels that count.
+
+    At most the mean of the pixels' divergences. For labels that say how much there is of a class
+    rather than where.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.75, 0.25]]))
+    >>> print(f"{marginal_kl(logits, jnp.array([0, 1])):.4f}")  # both proportions are 1/2
+    0.0000
+    """
+    logits, labels, where, _ = pixels.check(logits, labels, where, None)
+    predicted, labelled, counted = pixels.class_sums(
+        ("predicted", "labelled", "counted"), logits, labels, where=where, axis_name=axis_name
+    )
+    p, q = pixels.divide(labelled, counted), pixels.divide(predicted, counted)
+    # The largest quotient that float32 holds, where a class is labelled and never predicted.
+    return pixels.dot(p, pixels.log(p) - jnp.log(jnp.maximum(q, 1e-37)))
+
+
+def consistency(
+    logits: Float[Array, "predictions *pixels classes"] | Sequence[Float[Array, "*pixels classes"]],
+    *,
+    where: Bool[Array, "*pixels"] | None = None,
+    weights: Sequence[float] | None = None,
+    reduce: pixels.Reduce = "mean",
+    axis_name: str | None = None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The Jensen-Shannon divergence H(sum w q) - sum w H(q) of several predictions of each pixel.
+
+    0 where all agree, at most the entropy of the weights, which are 1 over the number by default.
+    For augmented views (Hendrycks et al. 2020, arXiv:1912.02781), ensembles and dropout: it is the
+    mutual information of prediction and member.
+
+    >>> import jax.numpy as jnp
+    >>> certain = jnp.array([[[40.0, 0.0]], [[0.0, 40.0]]])
+    >>> print(f"{consistency(certain):.4f}")  # log 2
+    0.6931
+    """
+    logits = jnp.stack([jnp.asarray(x) for x in logits])
+    number = len(logits)
+    shares = [1.0 / number] * number if weights is None else [float(x) for x in weights]
+    if len(shares) != number or min(shares) <= 0 or not math.isclose(sum(shares), 1.0):
+        raise ValueError(
+            f"weights are {weights}, but must be {number} positive numbers whose sum is 1"
+        )
+    counts = _where(logits[0], where)
+    log_q = jnp.stack([pixels.log_probs(x, counts) for x in logits])
+    log_w = jnp.log(jnp.asarray(shares, log_q.dtype)).reshape(-1, *[1] * (log_q.ndim - 1))
+    log_m = jax.nn.logsumexp(log_q + jnp.broadcast_to(log_w, log_q.shape), 0)
+    gain = jnp.exp(log_q) * (log_q - jnp.broadcast_to(log_m, log_q.shape))
+    values = jnp.sum(jnp.exp(log_w)[..., 0] * jnp.sum(gain, -1), 0)
+    values = jnp.where(counts, values, 0.0)
+    if reduce is None:
+        return values
+    if reduce != "mean":
+        raise ValueError(f'reduce is {reduce!r}, but must be "mean" or None')
+    number = jnp.sum(counts.astype(values.dtype))
+    return pixels.divide(pixels.total(jnp.sum(values), axis_name), pixels.total(number, axis_name))
+
+
+def _like(logits: Array, others: Array, name: str) -> Array:
+    others = jnp.asarray(others)
+    if others.shape != jnp.shape(logits) or not jnp.issubdtype(others.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} are {others.dtype}{list(others.shape)} for logits "
+            f"{list(jnp.shape(logits))}, but must be floating-point and have their shape"
+        )
+    return others
+
+
+def _where(logits: Array, where: Array | None) -> Bool[Array, "*pixels"]:
+    shape = logits.shape[:-1]
+    if where is None:
+        return jnp.ones(shape, bool)
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_ or where.shape != shape:
+        raise ValueError(
+            f"where is {where.dtype}{list(where.shape)}, but must be bool{list(shape)}: True for "
+            "each pixel that counts"
+        )
+    return where
+
+
+def _over_pixels(logits: Array, counts: Array, temperature: float) -> Array:
+    """The log-softmax of each class over the pixels that count, one axis of them an image."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    flat = logits.reshape(len(logits), -1, logits.shape[-1]) / temperature
+    flat = jnp.where(counts, flat, 0.0)
+    largest = jnp.max(jnp.where(counts, flat, -jnp.inf), 1, keepdims=True)
+    largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    powers = jnp.where(counts, jnp.exp(flat - largest), 0.0)
+    total = jnp.sum(powers, 1, keepdims=True)
+    return flat - largest - jnp.log(jnp.where(total > 0, total, 1.0))
