@@ -359,7 +359,9 @@ def test_kill_and_resume(straight, root, tmp_path):
     assert code == 0, stderr
     assert "Traceback" not in stderr
     assert_same_run(workdir, straight[0])
-    assert not (workdir / "damaged").exists()
+    # A kill can interrupt the deletion of an old checkpoint; what is left of it is set aside.
+    for path in workdir.glob("damaged/*"):
+        assert not (path / "metrics" / "metrics").exists()
 
 
 def test_board_after_a_kill(root, tmp_path):
