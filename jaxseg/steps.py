@@ -130,7 +130,8 @@ def make_eval_step(
         )
 
         def image_loss(logits, labels, where):
-            loss, terms = loss_fn(logits, labels, where=where, step=state.step)
+            # As a batch of one, since losses may need the axis of images.
+            loss, terms = loss_fn(logits[None], labels[None], where=where[None], step=state.step)
             values = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}}
             return jax.tree.map(lambda value: value * jnp.sum(where), values)
 

@@ -229,11 +229,12 @@ def _rehearse(config: Config, prepare: Callable, loss: Callable) -> None:
     def pass_through(images, labels, where):
         batch = prepare(Batch(images, labels, where), jax.random.split(jax.random.key(0), 1))
         logits = jnp.zeros((*batch.labels.shape, len(config.data.classes)))
-        return loss(logits, batch.labels, where=batch.where, step=jnp.zeros((), jnp.int32))
+        step = jnp.zeros((), jnp.int32)
+        return loss(logits, batch.labels, where=batch.where, axis_name=parallel.AXIS, step=step)
 
-    shape = (1, *config.data.image_size)
+    shape = (1, 1, *config.data.image_size)  # one replica, one image
     jax.eval_shape(
-        pass_through,
+        jax.vmap(pass_through, axis_name=parallel.AXIS),
         jax.ShapeDtypeStruct((*shape, config.data.channels), jnp.uint8),
         jax.ShapeDtypeStruct(shape, jnp.uint8),
         jax.ShapeDtypeStruct(shape, jnp.bool_),

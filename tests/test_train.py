@@ -592,6 +592,7 @@ BAD = {
         ["--config.loss=(('relative_entropy', 1.0, {{'label_smoothing': 0.0}}),)"],
         ["label_smoothing 0"],
     ),
+    "replicas": (["--config.loss=(('lovasz_softmax', 1.0),)"], ["lovasz_softmax", 'per="image"']),
     "deviation": (
         ["--config.data.mean=(0.5,)", "--config.data.std=(0.0,)"],
         ["std is (0.0,)", "positive"],
@@ -815,7 +816,12 @@ def test_an_error_of_one_process_ends_both(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "loss", [(("dice", 1.0),), (("cross_entropy", 1.0, {"class_weights": (1.0, 9.0)}),)]
+    "loss",
+    [
+        (("dice", 1.0),),
+        (("cross_entropy", 1.0, {"class_weights": (1.0, 9.0)}),),
+        (("dice", 1.0, {"per": "image"}), ("boundary", ((0, 0.5), (9, 1.0)))),
+    ],
 )
 def test_scores_do_not_depend_on_the_batch(root, loss):
     """Not even the loss, where it is no mean over pixels."""
@@ -827,6 +833,11 @@ def test_scores_do_not_depend_on_the_batch(root, loss):
         found.append(evaluator.scores(jax.jit(make_init(config, model))()))
     for scores in found:
         assert scores == pytest.approx(found[0], rel=1e-6)
+    if loss[0] == ("dice", 1.0, {"per": "image"}):  # which an image alone can't tell from plain
+        plain = make_config(root, loss=(("dice", 1.0),))
+        evaluator = Evaluator(plain, model, make_runner("pmap"))
+        scores = evaluator.scores(jax.jit(make_init(plain, model))())
+        assert scores["val/loss/dice"] == pytest.approx(found[0]["val/loss/dice"], rel=1e-6)
 
 
 def test_a_run_is_scored_from_any_directory(root, tmp_path, monkeypatch):
