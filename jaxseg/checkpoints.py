@@ -213,6 +213,7 @@ class _DamageError(Exception):
     """A checkpoint that is not as it was saved."""
 
 
+@functools.cache  # so that one hook serves any number of calls
 def _silence_stragglers() -> None:
     """Keeps what orbax was still reading from burying the message under its tracebacks.
 

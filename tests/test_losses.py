@@ -456,6 +456,7 @@ OTHERS |= {"boundary", "hausdorff_dt", "marginal_kl"}
 BETWEEN = {"knowledge_distillation", "channel_distillation", "consistency"}
 OTHERS |= BETWEEN
 OTHERS |= {f"sigmoid_{name}" for name in ("cross_entropy", "focal", "dice", "tversky")}
+OTHERS |= {name for name in losses.__all__ if name.startswith("upsample")}
 
 
 def test_table_is_complete():
@@ -466,10 +467,10 @@ def test_table_is_complete():
 @pytest.mark.parametrize("name", sorted(set(losses.__all__) - BETWEEN))
 def test_config_can_name_it(name):
     """All that need no more than labels, and no function, which is no plain data."""
-    if name in ("f_divergence", "hard_pixels", "weighted_sum"):
+    if name in ("hard_pixels", "upsampled", "weighted_sum") or name.endswith("f_divergence"):
         return
     needed = {"logit_adjusted": {"prior": NEEDED["prior"]}, "tsallis_divergence": {"order": 2.0}}
-    loss = losses.weighted_sum([(name, 1.0, needed.get(name, {}))])
+    loss = losses.weighted_sum([(name, 1.0, needed.get(name.removeprefix("upsample_"), {}))])
     data = problem("hard")
     labels = data.targets if "sigmoid" in name or "hinge" in name else data.labels
     value, terms = loss(data.logits, labels)

@@ -205,5 +205,7 @@ def test_examples_in_docstrings():
     assert sum(result.attempted for result in results.values()) > 25
     for room in (jaxseg.losses, jaxseg.ops):
         for name in room.__all__:
+            if name.startswith("upsample_"):
+                continue  # made by `upsampled`, which has one
             examples = doctest.DocTestFinder().find(getattr(room, name))
             assert sum(len(example.examples) for example in examples) > 0, name

@@ -41,6 +41,22 @@ from jaxseg.losses.sigmoid import (
     sigmoid_tversky,
 )
 from jaxseg.losses.terms import weighted_sum
+from jaxseg.losses.upsample import (
+    upsample_alpha_divergence,
+    upsample_brier,
+    upsample_chi_squared,
+    upsample_cross_entropy,
+    upsample_f_divergence,
+    upsample_hellinger,
+    upsample_jeffreys,
+    upsample_jensen_shannon,
+    upsample_kl_divergence,
+    upsample_relative_entropy,
+    upsample_renyi_divergence,
+    upsample_total_variation,
+    upsample_tsallis_divergence,
+    upsampled,
+)
 
 __all__ = [
     "alpha_divergence",
@@ -82,5 +98,19 @@ __all__ = [
     "total_variation",
     "tsallis_divergence",
     "tversky",
+    "upsample_alpha_divergence",
+    "upsample_brier",
+    "upsample_chi_squared",
+    "upsample_cross_entropy",
+    "upsample_f_divergence",
+    "upsample_hellinger",
+    "upsample_jeffreys",
+    "upsample_jensen_shannon",
+    "upsample_kl_divergence",
+    "upsample_relative_entropy",
+    "upsample_renyi_divergence",
+    "upsample_total_variation",
+    "upsample_tsallis_divergence",
+    "upsampled",
     "weighted_sum",
 ]

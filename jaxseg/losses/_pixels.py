@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num
+    from jaxtyping import Array, Bool, Float, Int, Num
 
 Reduce = Literal["mean"] | None
 
@@ -88,20 +88,11 @@ def pixelwise(
     """
     logits, labels, where, class_weights = check(logits, labels, where, class_weights)
     check_smoothing(label_smoothing)
-    check_number("temperature", temperature)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, but must be positive")
-    if reduce not in ("mean", None):
-        raise ValueError(
-            f'reduce is {reduce!r}, but must be "mean" or None (for the per-pixel map)'
-        )
+    check_positive("temperature", temperature)
     how = _How(term, params, float(label_smoothing), float(temperature))
     values = _map(how, logits, labels, where)
     counts = weights(labels, where, class_weights, logits.shape, values.dtype)
-    values = values * counts
-    if reduce is None:
-        return values
-    return divide(total(jnp.sum(values), axis_name), total(jnp.sum(counts), axis_name))
+    return reduced(values * counts, counts, reduce, axis_name)
 
 
 def _map_of(how, logits, labels, where):
@@ -119,13 +110,13 @@ def _map_backward(how, kept, cotangent):
     gradient = to_logits(pair.q, how.term.slope(pair, *how.params))
     gradient = gradient * (cotangent / how.temperature)[..., None]
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        return _narrow(masked(gradient, where), logits.dtype), None, None
+        return narrow(masked(gradient, where), logits.dtype), None, None
 
     def value(labels):
         return how.term.value(_pair(how, logits, labels, where), *how.params)
 
     (of_labels,) = jax.vjp(value, labels)[1](cotangent)
-    gradient = _narrow(masked(gradient, where), logits.dtype)
+    gradient = narrow(masked(gradient, where), logits.dtype)
     return gradient, masked(of_labels, where), None
 
 
@@ -217,40 +208,65 @@ def check(
     labels: Num[Array, "*pixels"] | Num[Array, "*pixels classes"],
     where: Bool[Array, "*pixels"] | None,
     class_weights: Float[Array, " classes"] | None,
+    pixels: tuple[int, ...] | None = None,
 ) -> tuple[Array, Array, Array | None, Array | None]:
-    """The inputs of a loss as arrays; TypeError or ValueError for those that make none."""
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    """The inputs of a loss as arrays; TypeError or ValueError for those that make none.
+
+    `pixels` is the shape of the labels' pixels where it is not that of the logits'.
+    """
+    logits, labels = check_logits(logits), jnp.asarray(labels)
+    num_classes = logits.shape[-1]
+    pixels = [*logits.shape[:-1]] if pixels is None else [*pixels]
+    integers = jnp.issubdtype(labels.dtype, jnp.integer)
+    expected = pixels if integers else [*pixels, num_classes]
+    if labels.dtype == jnp.bool_ or jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        raise TypeError(f"labels are {labels.dtype}, but must be class indices or a distribution")
+    if labels.shape != tuple(expected):
+        raise ValueError(
+            f"labels are {labels.dtype}{list(labels.shape)} for logits {list(logits.shape)}, but "
+            f"class indices need an integer dtype and shape {pixels}, and distributions a float "
+            f"dtype and shape {[*pixels, num_classes]}"
+        )
+    return logits, labels, check_where(where, pixels), check_weights(class_weights, logits)
+
+
+def check_logits(logits: Float[Array, "*pixels classes"]) -> Array:
+    """The logits as an array; TypeError for those that are none."""
+    logits = jnp.asarray(logits)
     if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
             f"logits are {logits.dtype}{list(logits.shape)}, but a loss needs floating-point "
             "[*pixels, classes]; pass the model's raw outputs"
         )
-    *pixels, num_classes = logits.shape
-    integers = jnp.issubdtype(labels.dtype, jnp.integer)
-    expected = tuple(pixels) if integers else logits.shape
-    if labels.dtype == jnp.bool_ or jnp.issubdtype(labels.dtype, jnp.complexfloating):
-        raise TypeError(f"labels are {labels.dtype}, but must be class indices or a distribution")
-    if labels.shape != expected:
+    return logits
+
+
+def check_where(where: Bool[Array, "*pixels"] | None, shape: list[int]) -> Array | None:
+    """`where` as an array; ValueError unless it is one boolean for each pixel."""
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_ or where.shape != tuple(shape):
         raise ValueError(
-            f"labels are {labels.dtype}{list(labels.shape)} for logits {list(logits.shape)}, but "
-            f"class indices need an integer dtype and shape {pixels}, and distributions a float "
-            f"dtype and shape {list(logits.shape)}"
+            f"where is {where.dtype}{list(where.shape)}, but must be bool{[*shape]}: True for "
+            "each pixel that counts"
         )
-    if where is not None:
-        where = jnp.asarray(where)
-        if where.dtype != jnp.bool_ or where.shape != tuple(pixels):
-            raise ValueError(
-                f"where is {where.dtype}{list(where.shape)}, but must be bool{pixels}: True for "
-                "each pixel that counts"
-            )
-    if class_weights is not None:
-        class_weights = jnp.asarray(class_weights, jnp.promote_types(logits.dtype, jnp.float32))
-        if class_weights.shape != (num_classes,):
-            raise ValueError(
-                f"class_weights have shape {list(class_weights.shape)}, but the logits have "
-                f"{num_classes} classes; give one weight for each"
-            )
-    return logits, labels, where, class_weights
+    return where
+
+
+def check_weights(
+    class_weights: Float[Array, " classes"] | None, logits: Float[Array, "*pixels classes"]
+) -> Array | None:
+    """The weights as an array; ValueError unless there is one for each class."""
+    if class_weights is None:
+        return None
+    class_weights = jnp.asarray(class_weights, wide(logits).dtype)
+    if class_weights.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"class_weights have shape {list(class_weights.shape)}, but the logits have "
+            f"{logits.shape[-1]} classes; give one weight for each"
+        )
+    return class_weights
 
 
 def check_number(name: str, value: float) -> None:
@@ -266,6 +282,13 @@ def check_amount(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}, but must be at least 0")
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raises unless an option is a Python number above 0."""
+    check_number(name, value)
+    if not value > 0:
+        raise ValueError(f"{name} is {value}, but must be positive")
+
+
 def check_smoothing(label_smoothing: float) -> None:
     """Raises unless label_smoothing is a Python number from 0 to 1."""
     check_number("label_smoothing", label_smoothing)
@@ -273,18 +296,21 @@ def check_smoothing(label_smoothing: float) -> None:
         raise ValueError(f"label_smoothing is {label_smoothing}, but must lie in 0..1")
 
 
+def wide(x: Array) -> Array:
+    """In float32 at least, which everything is computed in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def log_probs(logits, where, temperature: float = 1.0) -> Float[Array, "*pixels classes"]:
     """log q in float32 at least; uniform outside `where`."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    logits = masked(logits, where)
+    logits = masked(wide(logits), where)
     return jax.nn.log_softmax(logits if temperature == 1.0 else logits / temperature)
 
 
 def targets(labels, where, num_classes: int, dtype) -> Float[Array, "*pixels classes"]:
     """The labels as distributions; uniform outside `where`, and 0 for a label of no class."""
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        # Dense, not a gather of the label's logit: its transpose is a scatter-add, which is slow.
-        p = jax.nn.one_hot(_wide(labels), num_classes, dtype=dtype)
+        p = _one_hot(labels, num_classes).astype(dtype)
     else:
         p = labels.astype(dtype)
     return p if where is None else jnp.where(where[..., None], p, 1.0 / num_classes)
@@ -294,18 +320,29 @@ def weights(labels, where, class_weights, shape, dtype) -> Float[Array, "*pixels
     """The weight of each pixel: 0 outside `where`, and NaN for a label of no class."""
     found = jnp.ones(shape[:-1], dtype)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        valid = (_wide(labels) >= 0) & (_wide(labels) < shape[-1])
+        valid = (_indices(labels) >= 0) & (_indices(labels) < shape[-1])
         # Not even in passing where nothing counts: NaN times 0 is NaN in a backward pass.
         found = jnp.where(valid if where is None else valid | ~where, found, jnp.nan)
     if class_weights is not None:
-        expected = targets(labels, where, shape[-1], dtype)
-        found = found * jnp.sum(expected * jnp.broadcast_to(class_weights, shape), -1)
+        expected = jnp.broadcast_to(class_weights, shape)
+        if jnp.issubdtype(labels.dtype, jnp.integer):
+            # Selected, since XLA would make a product a matrix product, and hold a one-hot array.
+            found = found * jnp.sum(jnp.where(_one_hot(labels, shape[-1]), expected, 0.0), -1)
+        else:
+            found = found * jnp.sum(targets(labels, where, shape[-1], dtype) * expected, -1)
     return found if where is None else jnp.where(where, found, 0.0)
 
 
-def _wide(labels):
+def _indices(labels: Array) -> Int[Array, "*pixels"]:
     """Indices in a type that any number of classes can be compared in, which int8 is not."""
     return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+
+
+def _one_hot(labels: Array, num_classes: int) -> Bool[Array, "*pixels classes"]:
+    """Whether a pixel has a class, for all: the transpose of a gather would be a slow scatter."""
+    labels = _indices(labels)[..., None]
+    shape = (*labels.shape[:-1], num_classes)
+    return labels == lax.broadcasted_iota(labels.dtype, shape, labels.ndim - 1)
 
 
 def to_logits(q: Array, slope: Array) -> Float[Array, "*pixels classes"]:
@@ -313,7 +350,7 @@ def to_logits(q: Array, slope: Array) -> Float[Array, "*pixels classes"]:
     return slope - q * jnp.sum(slope, -1, keepdims=True)
 
 
-def _narrow(gradient: Array, dtype) -> Array:
+def narrow(gradient: Array, dtype: jnp.dtype) -> Array:
     """The gradient in the logits' type, whose range, that of float16 say, it may exceed."""
     most = jnp.finfo(dtype).max
     if most < jnp.finfo(gradient.dtype).max:
@@ -342,6 +379,20 @@ def total(value: Array, axis_name: str | None) -> Array:
     One array a call: jax 0.7 can't transpose a psum of several when only some are differentiated.
     """
     return value if axis_name is None else lax.psum(value, axis_name)
+
+
+def reduced(
+    values: Float[Array, "*pixels"],
+    counts: Float[Array, "*pixels"],
+    reduce: Reduce,
+    axis_name: str | None,
+) -> Float[Array, ""] | Float[Array, "*pixels"]:
+    """The weighted values, or their sum over that of the weights `counts`, on all replicas."""
+    if reduce is None:
+        return values
+    if reduce != "mean":
+        raise ValueError(f'reduce is {reduce!r}, but must be "mean" or None (for the map)')
+    return divide(total(jnp.sum(values), axis_name), total(jnp.sum(counts), axis_name))
 
 
 def divide(numerator: Array, denominator: Array) -> Array:

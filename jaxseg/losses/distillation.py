@@ -43,9 +43,7 @@ def knowledge_distillation(
     0.5000
     """
     teacher_logits = _like(logits, teacher_logits, "teacher_logits")
-    pixels.check_number("temperature", temperature)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, but must be positive")
+    pixels.check_positive("temperature", temperature)
     p = jnp.exp(pixels.log_probs(lax.stop_gradient(teacher_logits), where, temperature))
     return kl_divergence(
         logits,
@@ -86,9 +84,7 @@ def channel_distillation(
             f"logits are {list(logits.shape)}, but channel_distillation needs [images, *pixels, "
             "classes]"
         )
-    pixels.check_number("temperature", temperature)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, but must be positive")
+    pixels.check_positive("temperature", temperature)
     counts = _where(logits, where).reshape(len(logits), -1, 1)
     log_q, log_p = (
         _over_pixels(x, counts, temperature) for x in (logits, lax.stop_gradient(teacher_logits))
@@ -159,12 +155,7 @@ def consistency(
     gain = jnp.exp(log_q) * (log_q - jnp.broadcast_to(log_m, log_q.shape))
     values = jnp.sum(jnp.exp(log_w)[..., 0] * jnp.sum(gain, -1), 0)
     values = jnp.where(counts, values, 0.0)
-    if reduce is None:
-        return values
-    if reduce != "mean":
-        raise ValueError(f'reduce is {reduce!r}, but must be "mean" or None')
-    number = jnp.sum(counts.astype(values.dtype))
-    return pixels.divide(pixels.total(jnp.sum(values), axis_name), pixels.total(number, axis_name))
+    return pixels.reduced(values, counts.astype(values.dtype), reduce, axis_name)
 
 
 def _like(logits: Array, others: Array, name: str) -> Array:
@@ -179,21 +170,12 @@ def _like(logits: Array, others: Array, name: str) -> Array:
 
 def _where(logits: Array, where: Array | None) -> Bool[Array, "*pixels"]:
     shape = logits.shape[:-1]
-    if where is None:
-        return jnp.ones(shape, bool)
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_ or where.shape != shape:
-        raise ValueError(
-            f"where is {where.dtype}{list(where.shape)}, but must be bool{list(shape)}: True for "
-            "each pixel that counts"
-        )
-    return where
+    return jnp.ones(shape, bool) if where is None else pixels.check_where(where, shape)
 
 
 def _over_pixels(logits: Array, counts: Array, temperature: float) -> Array:
     """The log-softmax of each class over the pixels that count, one axis of them an image."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    flat = logits.reshape(len(logits), -1, logits.shape[-1]) / temperature
+    flat = pixels.wide(logits).reshape(len(logits), -1, logits.shape[-1]) / temperature
     flat = jnp.where(counts, flat, 0.0)
     largest = jnp.max(jnp.where(counts, flat, -jnp.inf), 1, keepdims=True)
     largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))

@@ -244,7 +244,7 @@ def logit_adjusted(
             f"{list(logits.shape)}"
         )
     shift = jnp.asarray([tau * math.log(x) for x in prior])
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = pixels.wide(logits)
     return cross_entropy(
         wide + jnp.broadcast_to(shift.astype(wide.dtype), wide.shape),
         labels,
@@ -301,8 +301,8 @@ def hard_pixels(
         # NaN sorts last, thus first here: it is kept, as it must be to be seen.
         least = jnp.take(ordered, jnp.maximum(wanted - 1, 0), mode="clip") if ordered.size else 0.0
         kept = counts & ~(values < least)
-        total = pixels.total(jnp.sum(jnp.where(kept, values, 0.0)), axis_name)
-        return pixels.divide(total, pixels.total(jnp.sum(kept.astype(values.dtype)), axis_name))
+        values = jnp.where(kept, values, 0.0)
+        return pixels.reduced(values, kept.astype(values.dtype), "mean", axis_name)
 
     return hard
 

@@ -246,9 +246,7 @@ def tversky_of(alpha: float, beta: float, gamma: float, smooth: float) -> Callab
     """The focal Tversky loss of each class as a function of the sums of the form "l1"."""
     for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
         pixels.check_amount(name, value)
-    pixels.check_number("gamma", gamma)
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}, but must be positive")
+    pixels.check_positive("gamma", gamma)
 
     def by_class(difference, predicted, labelled):
         overlap = (predicted + labelled - difference) / 2.0

@@ -144,14 +144,8 @@ def check_channels(logits, labels, where, class_weights) -> tuple[Array, Array, 
 
     A label that is not from 0 to 1 makes its count, and with it the loss, NaN.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim < 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(
-            f"logits are {logits.dtype}{list(logits.shape)}, but a loss needs floating-point "
-            "[*pixels, channels]; pass the model's raw outputs"
-        )
+    logits, labels = pixels.check_logits(logits), jnp.asarray(labels)
     *points, channels = logits.shape
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
     if channels == 1 and labels.shape == tuple(points):
         labels = labels[..., None]
     if labels.shape != logits.shape or jnp.issubdtype(labels.dtype, jnp.complexfloating):
@@ -172,37 +166,21 @@ def check_channels(logits, labels, where, class_weights) -> tuple[Array, Array, 
             if where.shape == logits.shape
             else jnp.broadcast_to(where[..., None], counts.shape)
         )
-    if class_weights is not None:
-        class_weights = jnp.asarray(class_weights, dtype)
-        if class_weights.shape != (channels,):
-            raise ValueError(
-                f"class_weights have shape {list(class_weights.shape)}, but the logits have "
-                f"{channels} channels; give one weight for each"
-            )
-    logits = jnp.where(counts, logits.astype(dtype), 0.0)
-    labels = jnp.where(counts, labels.astype(dtype), 0.5)
+    logits = jnp.where(counts, pixels.wide(logits), 0.0)
+    labels = jnp.where(counts, labels.astype(logits.dtype), 0.5)
     valid = (labels >= 0) & (labels <= 1)
     return (
         logits,
         labels,
-        jnp.where(counts, jnp.where(valid, 1.0, jnp.nan), 0.0).astype(dtype),
-        class_weights,
+        jnp.where(counts, jnp.where(valid, 1.0, jnp.nan), 0.0).astype(logits.dtype),
+        pixels.check_weights(class_weights, logits),
     )
 
 
 def _mean(values, counts, class_weights, reduce, axis_name):
-    if reduce not in ("mean", None):
-        raise ValueError(
-            f'reduce is {reduce!r}, but must be "mean" or None (for the map of all channels)'
-        )
     if class_weights is not None:
         counts = counts * jnp.broadcast_to(class_weights, counts.shape)
-    values = values * counts
-    if reduce is None:
-        return values
-    return pixels.divide(
-        pixels.total(jnp.sum(values), axis_name), pixels.total(jnp.sum(counts), axis_name)
-    )
+    return pixels.reduced(values * counts, counts, reduce, axis_name)
 
 
 def _sums(form, logits, labels, counts, per, axis_name) -> tuple[Array, ...]:

@@ -17,6 +17,7 @@ from jaxseg.losses import (
     pixelwise,
     regions,
     sigmoid,
+    upsample,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +60,18 @@ AVAILABLE = {
         sigmoid.sigmoid_focal,
         sigmoid.sigmoid_dice,
         sigmoid.sigmoid_tversky,
+        upsample.upsample_cross_entropy,
+        upsample.upsample_kl_divergence,
+        upsample.upsample_relative_entropy,
+        upsample.upsample_jeffreys,
+        upsample.upsample_jensen_shannon,
+        upsample.upsample_alpha_divergence,
+        upsample.upsample_renyi_divergence,
+        upsample.upsample_tsallis_divergence,
+        upsample.upsample_total_variation,
+        upsample.upsample_hellinger,
+        upsample.upsample_chi_squared,
+        upsample.upsample_brier,
     )
 }
 # What the caller of the sum decides, not the config.
