@@ -451,8 +451,16 @@ def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-OTHERS = {"weighted_sum", "hard_pixels", "entropy", "confidence_penalty", "lovasz_hinge"}
+OTHERS = {
+    "weighted_sum",
+    "deep_supervision",
+    "hard_pixels",
+    "entropy",
+    "confidence_penalty",
+    "lovasz_hinge",
+}
 OTHERS |= {"boundary", "hausdorff_dt", "marginal_kl"}
+MAKERS = {"deep_supervision", "hard_pixels", "upsampled", "weighted_sum"}
 BETWEEN = {"knowledge_distillation", "channel_distillation", "consistency"}
 OTHERS |= BETWEEN
 OTHERS |= {f"sigmoid_{name}" for name in ("cross_entropy", "focal", "dice", "tversky")}
@@ -467,7 +475,7 @@ def test_table_is_complete():
 @pytest.mark.parametrize("name", sorted(set(losses.__all__) - BETWEEN))
 def test_config_can_name_it(name):
     """All that need no more than labels, and no function, which is no plain data."""
-    if name in ("hard_pixels", "upsampled", "weighted_sum") or name.endswith("f_divergence"):
+    if name in MAKERS or name.endswith("f_divergence"):
         return
     needed = {"logit_adjusted": {"prior": NEEDED["prior"]}, "tsallis_divergence": {"order": 2.0}}
     loss = losses.weighted_sum([(name, 1.0, needed.get(name.removeprefix("upsample_"), {}))])

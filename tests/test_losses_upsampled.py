@@ -293,11 +293,11 @@ def test_memory(name, soft, weighted, monkeypatch):
 @pytest.mark.parametrize(
     ("cells", "labels", "words"),
     [
-        ((2, 4, 4, 3), (2, 8), "labels are int32[2, 8] for logits [2, 4, 4, 3], but upsampling"),
+        ((2, 4, 4, 3), (2, 8), "labels are int32[2, 8] for logits [2, 4, 4, 3], but logits"),
         ((2, 4, 4, 3), (2, 8, 3), "at least as many pixels as there are cells along each axis"),
         ((2, 4, 4, 3), (3, 8, 8), "labels of as many images"),
         ((2, 0, 4, 3), (2, 8, 8), "at least as many pixels"),
-        ((4, 3), (4,), "needs [images, *cells, classes]"),
+        ((4, 3), (4,), "need [images, *cells, classes]"),
         ((2, 4, 4, 3), (2, 8, 8, 3), "class indices need an integer dtype and shape [2, 8, 8]"),
     ],
 )

@@ -40,6 +40,7 @@ from jaxseg.losses.sigmoid import (
     sigmoid_focal,
     sigmoid_tversky,
 )
+from jaxseg.losses.supervision import deep_supervision
 from jaxseg.losses.terms import weighted_sum
 from jaxseg.losses.upsample import (
     upsample_alpha_divergence,
@@ -67,6 +68,7 @@ __all__ = [
     "confidence_penalty",
     "consistency",
     "cross_entropy",
+    "deep_supervision",
     "dice",
     "entropy",
     "f_divergence",

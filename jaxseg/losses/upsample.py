@@ -65,7 +65,7 @@ def upsampled(loss: Callable) -> Callable:
     def of_cells(
         logits, labels, *, where=None, class_weights=None, reduce="mean", axis_name=None, **options
     ):
-        logits, labels, where, class_weights = _check(logits, labels, where, class_weights)
+        logits, labels, where, class_weights = check(logits, labels, where, class_weights)
         if where is not None:
             logits = jnp.where(_drawn_on(where, logits.shape)[..., None], logits, 0)
         how = _How(loss, tuple(sorted(options.items())))
@@ -294,7 +294,13 @@ def _nothing(x: Array) -> Float[Array, ""]:
     return jnp.sum(x.ravel()[:0].astype(jnp.float32))
 
 
-def _check(logits, labels, where, class_weights):
+def check(
+    logits: Float[Array, "images *cells classes"],
+    labels: Int[Array, " images *pixels"] | Float[Array, "images *pixels classes"],
+    where: Bool[Array, " images *pixels"] | None,
+    class_weights: Float[Array, " classes"] | None,
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """The inputs of a loss as arrays; errors are those of any loss, or say that sizes misfit."""
     logits, labels = pixels.check_logits(logits), jnp.asarray(labels)
     size = labels.shape[: max(logits.ndim - 1, 0)]
     cells = logits.shape[:-1]
@@ -302,8 +308,8 @@ def _check(logits, labels, where, class_weights):
     if not fits or not all(0 < low <= full for low, full in zip(cells[1:], size[1:], strict=True)):
         raise ValueError(
             f"labels are {labels.dtype}{list(labels.shape)} for logits {list(logits.shape)}, but "
-            "upsampling needs [images, *cells, classes] and labels of as many images, with at "
-            "least as many pixels as there are cells along each axis"
+            "logits at low resolution need [images, *cells, classes] and labels of as many images, "
+            "with at least as many pixels as there are cells along each axis"
         )
     return pixels.check(logits, labels, where, class_weights, size)
 
