@@ -51,6 +51,7 @@ class Model:
 
     widths: tuple[int, ...] = (16, 32, 64)  # channels of each level, finest first
     norm: str = "batch"  # or "group"
+    resolutions: int = 1  # at which logits are trained, weighted 1, 1/2, 1/4, ...; 1 is the finest
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
 

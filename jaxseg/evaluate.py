@@ -48,6 +48,7 @@ def make_model(config: Config) -> models.Functional:
             len(config.data.classes),
             widths=config.model.widths,
             norm=config.model.norm,
+            resolutions=config.model.resolutions,
             dropout=config.model.dropout,
             dtype=dtypes[config.model.dtype],
             axis_name=parallel.AXIS,

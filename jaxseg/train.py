@@ -32,8 +32,9 @@ import jaxseg.config
 from jaxseg import cli, data, losses, optim, parallel
 from jaxseg.batch import Batch
 from jaxseg.checkpoints import Checkpoints
-from jaxseg.config import Config
+from jaxseg.config import Config, Data
 from jaxseg.evaluate import CONFIG_FILE, Evaluator, make_init, make_model
+from jaxseg.models import Functional
 from jaxseg.report import Report, score_table
 from jaxseg.steps import make_train_step
 
@@ -76,13 +77,15 @@ def _train(config, workdir, allow_config_change, console, interruption):
     runner = parallel.make_runner(config.parallel)
     model = make_model(config)
     loss = losses.weighted_sum(config.loss)
+    if config.model.resolutions > 1:
+        loss = losses.deep_supervision(loss)
     optimizer = optim.make_optimizer(config.optim, config.steps)
     normalise = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
 
     def prepare(batch, keys):
         return data.augment(normalise(batch), keys, config.augment)
 
-    _rehearse(config, prepare, loss)
+    _rehearse(model, prepare, loss, config.data)
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
@@ -223,19 +226,21 @@ def _check(config: Config) -> None:
         )
 
 
-def _rehearse(config: Config, prepare: Callable, loss: Callable) -> None:
-    """Traces what a step does around the model, so that options that can't be used fail here."""
+def _rehearse(model: Functional, prepare: Callable, loss: Callable, data: Data) -> None:
+    """Traces what a step makes of a batch, so that options that can't be used fail here."""
 
-    def pass_through(images, labels, where):
-        batch = prepare(Batch(images, labels, where), jax.random.split(jax.random.key(0), 1))
-        logits = jnp.zeros((*batch.labels.shape, len(config.data.classes)))
-        step = jnp.zeros((), jnp.int32)
-        return loss(logits, batch.labels, where=batch.where, axis_name=parallel.AXIS, step=step)
+    def step(variables, images, labels, where):
+        key = jax.random.key(0)
+        batch = prepare(Batch(images, labels, where), jax.random.split(key, 1))
+        logits, _ = model.apply(*variables, batch.images, train=True, key=key)
+        options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
+        return loss(logits, batch.labels, where=batch.where, **options)
 
-    shape = (1, 1, *config.data.image_size)  # one replica, one image
+    shape = (1, 1, *data.image_size)  # one replica, one image
     jax.eval_shape(
-        jax.vmap(pass_through, axis_name=parallel.AXIS),
-        jax.ShapeDtypeStruct((*shape, config.data.channels), jnp.uint8),
+        jax.vmap(step, in_axes=(None, 0, 0, 0), axis_name=parallel.AXIS),
+        jax.eval_shape(model.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((*shape, data.channels), jnp.uint8),
         jax.ShapeDtypeStruct(shape, jnp.uint8),
         jax.ShapeDtypeStruct(shape, jnp.bool_),
     )

@@ -240,6 +240,32 @@ def test_group_norm_divides_every_width():
         assert model.down0.norm0.num_groups == groups
 
 
+def test_logits_at_several_resolutions():
+    """In training, finest first, each from the features of its level; in evaluation one."""
+    init, apply = make(resolutions=3, norm="group")
+    params, batch_stats = random_state(init)
+    images = random_images(2, 8, 12, 3)
+    logits, _ = run(apply, train=True)(params, batch_stats, images)
+    assert [z.shape for z in logits] == [(2, 8, 12, 4), (2, 4, 6, 4), (2, 2, 3, 4)]
+    alone, _ = run(apply, train=False)(params, batch_stats, images)
+    np.testing.assert_array_equal(alone, logits[0])
+    _, plain = make(norm="group")
+    expected, _ = run(plain, train=True)(
+        {name: x for name, x in params.items() if name not in ("head1", "head2")}, {}, images
+    )
+    np.testing.assert_array_equal(expected, alone)
+    # A level's logits depend on its head and on what lies above, not on the finer levels.
+    for name, changed in {"head": [0], "head1": [1], "decode1": [0, 1], "down2": [0, 1, 2]}.items():
+        other = {**params, name: jax.tree.map(lambda x: x + 0.1, params[name])}
+        found, _ = run(apply, train=True)(other, batch_stats, images)
+        different = [i for i in range(3) if not np.array_equal(found[i], logits[i])]
+        assert different == changed, name
+    with pytest.raises(ValueError, match=r"images are 6x12, .* sides divisible by 4; crop or pad"):
+        apply(params, batch_stats, images[:, :6], train=True)
+    with pytest.raises(ValueError, match=re.escape("resolutions are 4, but must lie in 1..3")):
+        make(resolutions=4)
+
+
 @pytest.fixture(scope="module")
 def dropout():
     """Training and evaluation with dropout as functions of the key; evaluation without."""

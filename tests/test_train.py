@@ -600,6 +600,11 @@ BAD = {
     "momentum": (["--config.optim.momentum=1.5"], ["optim.momentum is 1.5", "[0, 1)"]),
     "average": (["--config.optim.ema_decay=1.0"], ["optim.ema_decay is 1.0", "[0, 1)"]),
     "clip": (["--config.optim.clip_norm=-1.0"], ["optim.clip_norm is -1.0", "at least 0"]),
+    "resolutions": (
+        ["--config.model.resolutions=2", "--config.data.image_size=(31,32)"],
+        ["images are 31x32", "sides divisible by 2"],
+    ),
+    "levels": (["--config.model.resolutions=9"], ["resolutions are 9", "1..2, the levels"]),
     "threads": (["--config.data.threads=0"], ["data.threads is 0", "at least 1"]),
     "workdir_is_file": (["--workdir={tmp}/other.py"], ["{tmp}/other.py"]),
     "workdir_below_file": (["--workdir={tmp}/other.py/run"], ["{tmp}/other.py"]),
@@ -838,6 +843,18 @@ def test_scores_do_not_depend_on_the_batch(root, loss):
         evaluator = Evaluator(plain, model, make_runner("pmap"))
         scores = evaluator.scores(jax.jit(make_init(plain, model))())
         assert scores["val/loss/dice"] == pytest.approx(found[0]["val/loss/dice"], rel=1e-6)
+
+
+def test_deep_supervision_learns(root, tmp_path):
+    """Logits at two resolutions are trained, and the finest are evaluated."""
+    config = make_config(root, steps=4, eval_every=4, **{"model.resolutions": 2})
+    scores = train(config, tmp_path / "run", console=Console(file=io.StringIO()))
+    assert np.isfinite(scores["val/mean_iou"])
+    (_, state), _ = final_state(tmp_path / "run")
+    before = jax.jit(make_init(config, make_model(config)))()
+    for head in ("head", "head1"):
+        moved = np.abs(state.params[head]["kernel"] - before.params[head]["kernel"])
+        assert moved.max() > 1e-4, head
 
 
 def test_a_run_is_scored_from_any_directory(root, tmp_path, monkeypatch):

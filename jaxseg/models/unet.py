@@ -29,6 +29,8 @@ class UNet(nnx.Module):
       widths: channels of each level, finest first.
       norm: "batch" (over all replicas when `axis_name` is given), or "group" (independent of the
         batch; at most 8 groups, and a divisor of the width).
+      resolutions: at so many, finest first, there are logits in training, as a list for
+        `losses.deep_supervision`; images must then be whole cells of the coarsest of them.
       dropout: rate after the coarsest level and in the decoder, when training.
       dtype: of the computation, such as jnp.bfloat16; the logits come out in `param_dtype`.
       param_dtype: of the parameters; the statistics are float32 at least.
@@ -43,6 +45,7 @@ class UNet(nnx.Module):
         *,
         widths: Sequence[int] = (32, 64, 128, 256),
         norm: Literal["batch", "group"] = "batch",
+        resolutions: int = 1,
         dropout: float = 0.0,
         dtype: jnp.dtype = jnp.float32,
         param_dtype: jnp.dtype = jnp.float32,
@@ -53,9 +56,14 @@ class UNet(nnx.Module):
             raise ValueError(f"widths are {tuple(widths)}, but must be positive, one for a level")
         if norm not in ("batch", "group"):
             raise ValueError(f'norm is {norm!r}, but must be "batch" or "group"')
+        if not 1 <= resolutions <= len(widths):
+            raise ValueError(
+                f"resolutions are {resolutions}, but must lie in 1..{len(widths)}, the levels"
+            )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout is {dropout}, but must lie in [0, 1)")
         self.levels = len(widths)
+        self.resolutions = resolutions
         self.in_channels = in_channels
         self.param_dtype = param_dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -69,6 +77,8 @@ class UNet(nnx.Module):
             setattr(self, f"decode{level}", Block(2 * width, width, **block))
         self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(widths[0], num_classes, **options)
+        for level in range(1, resolutions):
+            setattr(self, f"head{level}", nnx.Linear(widths[level], num_classes, **options))
 
     def __call__(
         self,
@@ -76,7 +86,11 @@ class UNet(nnx.Module):
         *,
         train: bool,
         key: jax.Array | None = None,
-    ) -> Float[Array, "batch height width classes"]:
+    ) -> (
+        Float[Array, "batch height width classes"]
+        | list[Float[Array, "batch level_height level_width classes"]]
+    ):
+        """The logits; in training a list of them, if there are several resolutions."""
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise ValueError(
                 f"images are {list(images.shape)}, but this U-Net needs [batch, height, width, "
@@ -86,6 +100,12 @@ class UNet(nnx.Module):
         cell = 2 ** (self.levels - 1)
         padding = ((0, 0), (0, -height % cell), (0, -width % cell), (0, 0))
         x = jnp.pad(images, padding, mode="edge")
+        several, coarsest = train and self.resolutions > 1, 2 ** (self.resolutions - 1)
+        if several and (height % coarsest or width % coarsest):
+            raise ValueError(
+                f"images are {height}x{width}, but logits at {self.resolutions} resolutions need "
+                f"sides divisible by {coarsest}; crop or pad them"
+            )
         keys = [None] * self.levels
         if train and self.dropout.rate > 0:
             if key is None:
@@ -97,11 +117,19 @@ class UNet(nnx.Module):
             x = getattr(self, f"down{level}")(max_pool(x) if level else x, train=train)
             skips.append(x)
         x = self.dropout(skips.pop(), deterministic=not train, rngs=keys[-1])
+        decoded = [x]
         for level in reversed(range(self.levels - 1)):
             x = jnp.concatenate([skips.pop(), getattr(self, f"up{level}")(x)], -1)
             x = getattr(self, f"decode{level}")(x, train=train)
             x = self.dropout(x, deterministic=not train, rngs=keys[level])
-        return self.head(x)[:, :height, :width].astype(self.param_dtype)
+            decoded.append(x)
+
+        def logits(level):
+            head = getattr(self, f"head{level}" if level else "head")
+            found = head(decoded[-1 - level])[:, : height >> level, : width >> level]
+            return found.astype(self.param_dtype)
+
+        return [logits(level) for level in range(self.resolutions)] if several else logits(0)
 
 
 class Block(nnx.Module):
