@@ -7,8 +7,8 @@ Importing jaxseg loads jax, flax, optax and numpy at most; data, checkpoints and
 (`python -m jaxseg.train`) bring the rest when they are used.
 """
 
-from jaxseg import losses, metrics, models, ops
+from jaxseg import labels, losses, metrics, models, ops
 from jaxseg.batch import Batch
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "losses", "metrics", "models", "ops"]
+__all__ = ["Batch", "labels", "losses", "metrics", "models", "ops"]

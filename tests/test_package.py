@@ -48,6 +48,7 @@ ROOMS = {
     "batch": set(),
     "config": set(),
     "pictures": set(),
+    "labels": set(),
     "losses": {"ops"},
     "metrics": set(),
     "models": set(),
@@ -62,7 +63,7 @@ ROOMS = {
 }
 BELOW = set(ROOMS) | {"evaluate"}
 ROOMS |= {
-    "__init__": {"batch", "losses", "metrics", "models", "ops"},
+    "__init__": {"batch", "labels", "losses", "metrics", "models", "ops"},
     "evaluate": BELOW,
     "train": BELOW,
 }
@@ -120,13 +121,13 @@ def test_nobody_may_import_train():
     assert not [room for room, allowed in ROOMS.items() if "train" in allowed]
 
 
-def test_losses_and_ops_import_jax_and_numpy_alone():
+def test_losses_ops_and_labels_import_jax_and_numpy_alone():
     """Besides the standard library, and jaxtyping for those who check types."""
     allowed = {"jax", "numpy", "jaxtyping", "jaxseg", *sys.stdlib_module_names}
     found = {
         (module, name)
         for room, module, tree in sources()
-        if room in ("losses", "ops")
+        if room in ("losses", "ops", "labels")
         for name in imported(module, tree)
         if name.split(".")[0] not in allowed
     }
@@ -142,12 +143,16 @@ def typing_names(module):
     return names
 
 
+CHECKED = ("labels", "losses", "metrics", "models", "ops")
+
+
 def functions():
-    """`(module, name, function)` of all functions and methods of losses, metrics, models, ops."""
-    for room in ("losses", "metrics", "models", "ops"):
+    """`(module, name, function)` of all functions and methods of the rooms checked."""
+    for room in CHECKED:
         package = importlib.import_module(f"jaxseg.{room}")
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            module = importlib.import_module(info.name)
+        infos = pkgutil.iter_modules(getattr(package, "__path__", ()), f"{package.__name__}.")
+        for found in [info.name for info in infos] or [package.__name__]:
+            module = importlib.import_module(found)
             for name, item in vars(module).items():
                 if getattr(item, "__module__", None) != module.__name__:
                     continue
@@ -155,7 +160,7 @@ def functions():
                     yield module, name, item
                 elif isinstance(item, type):
                     for method, value in vars(item).items():
-                        if isinstance(value, types.FunctionType) and value.__module__ == info.name:
+                        if isinstance(value, types.FunctionType) and value.__module__ == found:
                             yield module, f"{name}.{method}", value
 
 
@@ -168,7 +173,7 @@ FUNCTIONS = list(functions())
 def test_annotations_evaluate(module, name, function):
     """Shapes in annotations are strings until someone evaluates them; here someone does."""
     hints = typing.get_type_hints(function, typing_names(module))
-    if name in sys.modules[module.__package__].__all__:
+    if name in sys.modules[".".join(module.__name__.split(".")[:2])].__all__:
         assert set(hints) == {*inspect.signature(function).parameters, "return"}
 
 
@@ -183,7 +188,7 @@ def test_annotations_of_classes_evaluate():
 
 def test_public_functions_are_checked():
     names = {name.split(".")[0] for _, name, _ in FUNCTIONS}
-    for room in ("losses", "metrics", "models", "ops"):
+    for room in CHECKED:
         public = importlib.import_module(f"jaxseg.{room}").__all__
         assert set(public) - {"Functional"} <= names
 
@@ -203,7 +208,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for room in (jaxseg.losses, jaxseg.ops):
+    for room in (jaxseg.labels, jaxseg.losses, jaxseg.ops):
         for name in room.__all__:
             if name.startswith("upsample_"):
                 continue  # made by `upsampled`, which has one
