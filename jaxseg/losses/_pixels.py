@@ -139,6 +139,7 @@ SUMS = {
     "predicted": (lambda p, q: q, lambda p, q: jnp.ones_like(q)),
     "labelled": (lambda p, q: p, lambda p, q: jnp.zeros_like(q)),
     "difference": (lambda p, q: jnp.abs(p - q), lambda p, q: jnp.sign(q - p)),
+    "squared_difference": (lambda p, q: jnp.square(p - q), lambda p, q: 2.0 * (q - p)),
     "predicted_squares": (lambda p, q: q * q, lambda p, q: 2.0 * q),
     "labelled_squares": (lambda p, q: p * p, lambda p, q: jnp.zeros_like(q)),
     "counted": (lambda p, q: jnp.ones_like(q), lambda p, q: jnp.zeros_like(q)),

@@ -28,10 +28,10 @@ Classes = Literal["present", "all"]
 Per = Literal["batch", "image"]
 
 _FORMS = {
-    # What is summed for I, and for the areas.
+    # What is summed for I, or for P + G - 2 I, which then keeps its digits; and for the areas.
     "l1": ("difference", "predicted", "labelled"),
     "product": ("overlap", "predicted", "labelled"),
-    "squared": ("overlap", "predicted_squares", "labelled_squares"),
+    "squared": ("squared_difference", "predicted_squares", "labelled_squares"),
 }
 
 
@@ -95,12 +95,10 @@ def jaccard(
 
     pixels.check_amount("smooth", smooth)
     logits, labels, where, class_weights = pixels.check(logits, labels, where, class_weights)
-    joint, predicted, labelled = _sums(form, logits, labels, where, per, axis_name)
-    if form == "l1":
-        joint = (predicted + labelled - joint) / 2.0
-    union = predicted + labelled - joint
-    by_class = pixels.divide(union - joint, union + smooth)
-    return average(by_class, labelled != 0, class_weights, classes, per, axis_name)
+    sums = _sums(form, logits, labels, where, per, axis_name)
+    wrong, areas = _wrong(form, *sums)
+    by_class = pixels.divide(wrong, (areas + wrong) / 2.0 + smooth)
+    return average(by_class, sums[2] != 0, class_weights, classes, per, axis_name)
 
 
 def tversky(
@@ -235,9 +233,9 @@ def dice_of(form: str, smooth: float) -> Callable:
     """The Dice loss of each class as a function of the sums of a form."""
     pixels.check_amount("smooth", smooth)
 
-    def by_class(joint, predicted, labelled):
-        areas = predicted + labelled
-        return pixels.divide(joint if form == "l1" else areas - 2.0 * joint, areas + smooth)
+    def by_class(*sums):
+        wrong, areas = _wrong(form, *sums)
+        return pixels.divide(wrong, areas + smooth)
 
     return by_class
 
@@ -300,6 +298,12 @@ def check_per(per: str, logits: Array) -> bool:
             f'logits are {list(logits.shape)}, but per="image" needs [images, *pixels, classes]'
         )
     return per == "image"
+
+
+def _wrong(form: str, joint: Array, predicted: Array, labelled: Array) -> tuple[Array, Array]:
+    """P + G - 2 I and P + G, from the sums of a form."""
+    areas = predicted + labelled
+    return (areas - 2.0 * joint if form == "product" else joint), areas
 
 
 def _sums(form, logits, labels, where, per, axis_name) -> tuple[Array, ...]:
