@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.losses import _pixels as pixels
-from jaxseg.losses.divergences import kl_divergence
+from jaxseg.losses.divergences import kl_divergence, kl_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num
@@ -89,8 +89,7 @@ def channel_distillation(
     log_q, log_p = (
         _over_pixels(x, counts, temperature) for x in (logits, lax.stop_gradient(teacher_logits))
     )
-    p = jnp.where(counts, jnp.exp(log_p), 0.0)
-    divergence = jnp.sum(p * jnp.where(counts, log_p - log_q, 0.0), (1, 2)) / logits.shape[-1]
+    divergence = jnp.mean(kl_of(log_p, log_q), -1)
     some = jnp.any(counts, (1, 2)).astype(divergence.dtype)
     value = pixels.total(jnp.sum(divergence * some), axis_name)
     return temperature**2 * pixels.divide(value, pixels.total(jnp.sum(some), axis_name))
@@ -119,7 +118,8 @@ def marginal_kl(
     )
     p, q = pixels.divide(labelled, counted), pixels.divide(predicted, counted)
     # The largest quotient that float32 holds, where a class is labelled and never predicted.
-    return pixels.dot(p, pixels.log(p) - jnp.log(jnp.maximum(q, 1e-37)))
+    log_q = jnp.where((p > 0) | (q > 0), jnp.log(jnp.maximum(q, 1e-37)), -jnp.inf)
+    return kl_of(pixels.log(p), log_q)
 
 
 def consistency(
@@ -152,8 +152,8 @@ def consistency(
     log_q = jnp.stack([pixels.log_probs(x, counts) for x in logits])
     log_w = jnp.log(jnp.asarray(shares, log_q.dtype)).reshape(-1, *[1] * (log_q.ndim - 1))
     log_m = jax.nn.logsumexp(log_q + jnp.broadcast_to(log_w, log_q.shape), 0)
-    gain = jnp.exp(log_q) * (log_q - jnp.broadcast_to(log_m, log_q.shape))
-    values = jnp.sum(jnp.exp(log_w)[..., 0] * jnp.sum(gain, -1), 0)
+    divergence = kl_of(log_q, jnp.broadcast_to(log_m, log_q.shape))
+    values = jnp.sum(jnp.broadcast_to(jnp.exp(log_w)[..., 0], divergence.shape) * divergence, 0)
     values = jnp.where(counts, values, 0.0)
     return pixels.reduced(values, counts.astype(values.dtype), reduce, axis_name)
 
@@ -174,11 +174,12 @@ def _where(logits: Array, where: Array | None) -> Bool[Array, "*pixels"]:
 
 
 def _over_pixels(logits: Array, counts: Array, temperature: float) -> Array:
-    """The log-softmax of each class over the pixels that count, one axis of them an image."""
+    """The log-softmax of each class over the pixels that count, [images, classes, pixels]."""
     flat = pixels.wide(logits).reshape(len(logits), -1, logits.shape[-1]) / temperature
     flat = jnp.where(counts, flat, 0.0)
     largest = jnp.max(jnp.where(counts, flat, -jnp.inf), 1, keepdims=True)
     largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
     powers = jnp.where(counts, jnp.exp(flat - largest), 0.0)
     total = jnp.sum(powers, 1, keepdims=True)
-    return flat - largest - jnp.log(jnp.where(total > 0, total, 1.0))
+    log_shares = flat - largest - jnp.log(jnp.where(total > 0, total, 1.0))
+    return jnp.swapaxes(jnp.where(counts, log_shares, -jnp.inf), 1, 2)

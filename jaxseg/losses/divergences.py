@@ -615,6 +615,12 @@ def f_divergence(
     )
 
 
+def kl_of(log_p: Array, log_q: Array) -> Array:
+    """D(p || q) along the last axis, for losses of distributions other than a pixel's."""
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    return jnp.sum(_convex(p, q, jnp.where(p > 0, log_q - log_p, jnp.inf), 0.0), -1)
+
+
 def _need_smoothing(name: str, labels: Array, label_smoothing: float) -> None:
     if label_smoothing == 0.0 and jnp.issubdtype(jnp.asarray(labels).dtype, jnp.integer):
         raise ValueError(
