@@ -62,7 +62,9 @@ def _alpha_slope(pair: Pair, alpha: float) -> Array:
         return jnp.where(q > 0, q * pair.log_ratio, 0.0)
     x = -alpha * pair.log_ratio
     power = jnp.exp(jnp.minimum(alpha * pair.log_p + (1.0 - alpha) * pair.log_q, _LARGEST))
-    return jnp.where(x < 1.0, -q * jnp.expm1(jnp.minimum(x, 1.0)), q - power) / alpha
+    slope = jnp.where(x < 1.0, -q * jnp.expm1(jnp.minimum(x, 1.0)), q - power) / alpha
+    # A class that neither p nor q has is none, though 0 to a negative power is infinite.
+    return slope if alpha > 0 else jnp.where(q > 0, slope, 0.0)
 
 
 def _log_power_sum(pair: Pair, order: float) -> tuple[Array, Array]:
