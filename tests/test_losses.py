@@ -451,17 +451,10 @@ def bits(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-OTHERS = {
-    "weighted_sum",
-    "deep_supervision",
-    "hard_pixels",
-    "entropy",
-    "confidence_penalty",
-    "lovasz_hinge",
-}
-OTHERS |= {"boundary", "hausdorff_dt", "marginal_kl"}
 MAKERS = {"deep_supervision", "hard_pixels", "upsampled", "weighted_sum"}
-BETWEEN = {"knowledge_distillation", "channel_distillation", "consistency"}
+BETWEEN = {"knowledge_distillation", "channel_distillation", "consistency", "mutual_information"}
+OTHERS = MAKERS | {"entropy", "confidence_penalty", "lovasz_hinge"}
+OTHERS |= {"boundary", "hausdorff_dt", "cldice", "rmi", "marginal_kl"}
 OTHERS |= BETWEEN
 OTHERS |= {f"sigmoid_{name}" for name in ("cross_entropy", "focal", "dice", "tversky")}
 OTHERS |= {name for name in losses.__all__ if name.startswith("upsample")}

@@ -6,6 +6,7 @@ from jaxseg.losses.distillation import (
     consistency,
     knowledge_distillation,
     marginal_kl,
+    mutual_information,
 )
 from jaxseg.losses.divergences import (
     alpha_divergence,
@@ -40,6 +41,7 @@ from jaxseg.losses.sigmoid import (
     sigmoid_focal,
     sigmoid_tversky,
 )
+from jaxseg.losses.structure import cldice, rmi
 from jaxseg.losses.supervision import deep_supervision
 from jaxseg.losses.terms import weighted_sum
 from jaxseg.losses.upsample import (
@@ -65,6 +67,7 @@ __all__ = [
     "brier",
     "channel_distillation",
     "chi_squared",
+    "cldice",
     "confidence_penalty",
     "consistency",
     "cross_entropy",
@@ -89,9 +92,11 @@ __all__ = [
     "lovasz_softmax",
     "marginal_kl",
     "mcc",
+    "mutual_information",
     "poly1",
     "relative_entropy",
     "renyi_divergence",
+    "rmi",
     "sigmoid_cross_entropy",
     "sigmoid_dice",
     "sigmoid_focal",

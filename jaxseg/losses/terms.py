@@ -17,6 +17,7 @@ from jaxseg.losses import (
     pixelwise,
     regions,
     sigmoid,
+    structure,
     upsample,
 )
 
@@ -53,6 +54,8 @@ AVAILABLE = {
         regions.mcc,
         boundaries.boundary,
         boundaries.hausdorff_dt,
+        structure.cldice,
+        structure.rmi,
         distillation.marginal_kl,
         lovasz.lovasz_softmax,
         lovasz.lovasz_hinge,
