@@ -1053,6 +1053,18 @@ PEERS = {
         lambda z, y: kornia.losses.HausdorffERLoss()(z.softmax(1), y[:, None]),
         "it counts erosions, each scaled to its own largest, instead of measuring distances",
     ),
+    "cldice/monai": Peer(
+        "squares",
+        lambda z, y: monai.losses.SoftclDiceLoss(
+            iter_=3,
+            smooth_nr=0.0,
+            smooth_dr=0.0,
+            smooth=1e-12,
+            include_background=False,
+            softmax=True,
+            to_onehot_y=True,
+        )(z, y[:, None]),
+    ),
     # Operations on masks
     "distance_transform/scipy": Peer(
         "mask",

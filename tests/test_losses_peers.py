@@ -439,6 +439,7 @@ OURS = {
         z, y, alpha=1.0, class_weights=(0.0, 1.0, 1.0)
     ),
     "hausdorff_dt/kornia": Differs(lambda z, y: losses.hausdorff_dt(z, y)),
+    "cldice/monai": lambda z, y: losses.cldice(z, y, class_weights=(0.0, 1.0), iterations=3),
     # Operations on masks
     "distance_transform/scipy": lambda mask: ops.distance_transform(mask),
     "distance_transform/scipy/volume": lambda mask: ops.distance_transform(
