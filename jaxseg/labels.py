@@ -208,7 +208,7 @@ def _masked(p: Array, where: Array | None) -> Array:
 def _shares(amounts: Array) -> Array:
     """The amounts of the classes divided by their sum; uniform where that is 0."""
     total = jnp.sum(amounts, -1, keepdims=True)
-    shares = amounts / jnp.where(total == 0, 1.0, total)
+    shares = amounts / total
     return jnp.where(total == 0, 1.0 / amounts.shape[-1], shares)
 
 
