@@ -50,11 +50,13 @@ class Term(NamedTuple):
 
     `value(pair, *params)` is `[*pixels]`. `slope(pair, *params)`, `[*pixels, classes]`, is the
     derivative in each log q, all taken as independent; a multiple of q may be added to it, since
-    the derivative in the logits is slope - q sum(slope).
+    the derivative in the logits is slope - q sum(slope). `merges` says that classes of no p count
+    by the sum of their q alone, as in every f-divergence.
     """
 
     value: Callable[..., Array]
     slope: Callable[..., Array]
+    merges: bool = True
 
 
 class _How(NamedTuple):
@@ -96,7 +98,11 @@ def pixelwise(
 
 
 def _map_of(how, logits, labels, where):
-    values = how.term.value(_pair(how, logits, labels, where), *how.params)
+    if _certain(how, labels):
+        pair, _ = _merged_pair(how, logits, labels, where)
+    else:
+        pair = _pair(how, logits, labels, where)
+    values = how.term.value(pair, *how.params)
     return values if where is None else jnp.where(where, values, 0.0)
 
 
@@ -106,11 +112,19 @@ def _map_forward(how, logits, labels, where):
 
 def _map_backward(how, kept, cotangent):
     logits, labels, where = kept
+    cotangent = cotangent / how.temperature
+    if _certain(how, labels):
+        pair, of_log_q = _merged_pair(how, logits, labels, where)
+        of_label, of_rest = jnp.moveaxis(how.term.slope(pair, *how.params), -1, 0)
+        of_label = of_label - pair.q[..., 0] * divide(of_rest, pair.q[..., 1])
+        gradient = of_log_q * (of_label * cotangent)[..., None]
+        return narrow(masked(gradient, where), logits.dtype), None, None
     pair = _pair(how, logits, labels, where)
-    gradient = to_logits(pair.q, how.term.slope(pair, *how.params))
-    gradient = gradient * (cotangent / how.temperature)[..., None]
+    gradient = to_logits(pair.q, how.term.slope(pair, *how.params)) * cotangent[..., None]
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return narrow(masked(gradient, where), logits.dtype), None, None
+
+    cotangent = cotangent * how.temperature
 
     def value(labels):
         return how.term.value(_pair(how, logits, labels, where), *how.params)
@@ -123,6 +137,37 @@ def _map_backward(how, kept, cotangent):
 _map = jax.custom_vjp(_map_of, nondiff_argnums=(0,))
 _map.defvjp(_map_forward, _map_backward)
 _map = jax.jit(_map, static_argnums=0)
+
+
+def _certain(how: _How, labels) -> bool:
+    """Whether targets are single classes, beside which the term sees all others as one."""
+    integers = jnp.issubdtype(labels.dtype, jnp.integer)
+    return integers and how.term.merges and not how.label_smoothing
+
+
+def _merged_pair(how: _How, logits, labels, where) -> tuple[Pair, Array]:
+    """The label's class and the rest as a pair of two, and the derivative of the first log q.
+
+    So that no array of the logits' size is made but that of the gradient.
+    """
+    logits = _tempered(logits, where, how.temperature)
+    label = _one_hot(labels, logits.shape[-1])
+    # In one reading.
+    largest, of_label = lax.reduce(
+        (logits, jnp.where(label, logits, 0.0)),
+        (jnp.array(-jnp.inf, logits.dtype), jnp.array(0.0, logits.dtype)),
+        lambda x, y: (jnp.maximum(x[0], y[0]), x[1] + y[1]),
+        (logits.ndim - 1,),
+    )
+    largest = lax.stop_gradient(largest)
+    shifted = logits - largest[..., None]
+    log_sum = jnp.log(jnp.sum(jnp.exp(shifted), -1))
+    log_q = of_label - largest - log_sum
+    rest = -jnp.expm1(log_q)
+    q = jnp.stack([jnp.exp(log_q), rest], -1)
+    p = jnp.broadcast_to(jnp.array([1.0, 0.0], q.dtype), q.shape)
+    of_log_q = label.astype(q.dtype) - jnp.exp(shifted - log_sum[..., None])
+    return Pair(p, q, jnp.stack([log_q, log(rest)], -1)), of_log_q
 
 
 def _pair(how: _How, logits, labels, where) -> Pair:
@@ -304,8 +349,13 @@ def wide(x: Array) -> Array:
 
 def log_probs(logits, where, temperature: float = 1.0) -> Float[Array, "*pixels classes"]:
     """log q in float32 at least; uniform outside `where`."""
+    return jax.nn.log_softmax(_tempered(logits, where, temperature))
+
+
+def _tempered(logits, where, temperature: float) -> Float[Array, "*pixels classes"]:
+    """The logits in float32 at least, divided by the temperature; 0 outside `where`."""
     logits = masked(wide(logits), where)
-    return jax.nn.log_softmax(logits if temperature == 1.0 else logits / temperature)
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def targets(labels, where, num_classes: int, dtype) -> Float[Array, "*pixels classes"]:

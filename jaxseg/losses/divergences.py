@@ -60,6 +60,8 @@ def _alpha_slope(pair: Pair, alpha: float) -> Array:
     q = pair.q
     if alpha == 0.0:
         return jnp.where(q > 0, q * pair.log_ratio, 0.0)
+    if alpha == 1.0:
+        return -pair.p
     x = -alpha * pair.log_ratio
     power = jnp.exp(jnp.minimum(alpha * pair.log_p + (1.0 - alpha) * pair.log_q, _LARGEST))
     slope = jnp.where(x < 1.0, -q * jnp.expm1(jnp.minimum(x, 1.0)), q - power) / alpha
@@ -146,6 +148,7 @@ _TOTAL_VARIATION = Term(
 _BRIER = Term(
     lambda pair: jnp.sum(jnp.square(pair.difference), -1),
     lambda pair: 2.0 * pair.q * pair.difference,
+    merges=False,
 )
 _HELLINGER = Term(
     lambda pair: 0.25 * _alpha_value(pair, 0.5), lambda pair: 0.25 * _alpha_slope(pair, 0.5)

@@ -66,6 +66,7 @@ _SYMMETRIC = Term(
 _ENTROPY = Term(
     lambda pair: -pixels.dot(pair.q, pair.log_q),
     lambda pair: -jnp.where(pair.q > 0, pair.q * pair.log_q, 0.0),
+    merges=False,
 )
 
 
