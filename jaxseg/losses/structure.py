@@ -24,8 +24,8 @@ from jaxseg.losses import regions
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num
 
-# Added to the diagonal of matrices whose mean diagonal is 1. The largest has 2 * 27 rows, and
-# float32 rounds its entries to 1e-7 of that: the Cholesky factor exists, and has digits left.
+# Added to the diagonal of matrices whose diagonal is 1 in the mean, or less. In float32 rounding
+# moves their eigenvalues by about 1e-6: they stay positive, and the smallest keep three digits.
 _JITTER = 1e-3
 
 
@@ -88,12 +88,13 @@ def rmi(
     1/(2d) log det(M / v + jitter), M = S_pp - S_pq (S_qq + jitter (v + u))^-1 S_qp, with v and u
     the mean variances of p and q and a jitter of 1/1000. From about 0, where q says nothing of p,
     down to about 1/2 log(jitter). Averaged over the classes whose label is not constant in an
-    image, and then over the images. Up to constants it is a bound of minus the mutual information
-    (Zhao et al. 2019, arXiv:1910.12037).
+    image, and then over the images. Up to constants it bounds minus the mutual information of the
+    two from above (Zhao et al. 2019, arXiv:1910.12037, who sum over classes and use sigmoids).
 
-    It does not tell q from a linear function of q, and needs a pixelwise loss beside it: as
-    published, weighted 1/2 each with `sigmoid_cross_entropy`. With `pool`, p and q are first
-    averaged over blocks of that side, of which the pixels that count; published with 4.
+    It does not tell q from a linear function of q, such as 1 - q, and needs a pixelwise loss beside
+    it; published with the binary cross-entropy and weights of 1/2 each, here
+    `weighted_sum({"cross_entropy": 0.5, "rmi": 0.5})`. With `pool`, p and q are first averaged over
+    blocks of that side, over the pixels that count of each; published with 4.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.array([[[0, 1], [1, 0]]])
