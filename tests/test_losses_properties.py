@@ -116,7 +116,7 @@ def soft_problems(draw, largest=50.0, fewest=2):
     out[np.arange(PIXELS), np.argmax(np.where(inside, log_p, -np.inf), -1)] = False
     log_p = special.log_softmax(np.where(out, -np.inf, log_p), -1)
     if draw(st.booleans()):
-        scale = 10.0 ** draw(st.integers(-8, 0))
+        scale = 10.0 ** draw(st.floats(-8, 0))
         z = np.where(out, -draw(st.sampled_from([1.0, 30.0])), log_p) + scale * draw(tables)
     else:
         z = draw(st.sampled_from([1.0, 10.0, largest])) * draw(tables)
@@ -451,15 +451,19 @@ GENERATORS = {
 
 @hypothesis.given(soft_problems())
 def test_gradient_of_any_f_divergence(problem):
-    """dz_j = q_j (g_j - sum q g), to all digits of each; Renyi's is divided by sum p^a q^(1-a)."""
+    """dz_j = q_j (g_j - sum q g), to all digits of each; Renyi's is divided by sum p^a q^(1-a).
+
+    Brier's score is no f-divergence, but has that form with 2 (q - p) for g.
+    """
     found, rounding = gradients(*problem), problem.rounding
     ties = np.any((np.abs(problem.log_u) < 2 * rounding) & (problem.q > 0), -1)
-    for name in found.keys() - {"cross_entropy", "brier"}:
+    for name in found.keys() - {"cross_entropy"}:
         kept = bounded(name, problem)
         if name.endswith("total_variation"):
             kept = kept & ~ties
         q, v = problem.q[kept], problem.log_u[kept]
-        g = GENERATORS[name.removeprefix("f_")](v)
+        of_log_u = GENERATORS.get(name.removeprefix("f_"))
+        g = of_log_u(v) if of_log_u else 2 * (q - problem.p[kept])
         expected = q * (g - np.sum(q * g, -1, keepdims=True))
         # The difference f - u f' of an f that jax differentiates cancels.
         size = 1 + np.abs(g) + (np.exp(v) if name.startswith("f_") else 0)
@@ -788,6 +792,10 @@ def test_overlaps_of_class_indices(problem, where):
             for form in FORMS:
                 near(hard[f"jaccard_{form}"][c], 1 - both / union, 4 * EPS, form)
                 near(hard[f"dice_{form}"][c], 1 - 2 * both / (both + union), 4 * EPS, form)
+            weighted = (
+                both + 0.3 * np.sum(predicted & ~labelled) + 0.7 * np.sum(labelled & ~predicted)
+            )
+            near(hard["tversky_0.3"][c], 1 - both / weighted, 4 * EPS)
 
 
 @hypothesis.given(soft_problems(), soft_problems(), soft_problems(), wheres)
