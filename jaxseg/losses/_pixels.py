@@ -112,19 +112,17 @@ def _map_forward(how, logits, labels, where):
 
 def _map_backward(how, kept, cotangent):
     logits, labels, where = kept
-    cotangent = cotangent / how.temperature
+    to_tempered = cotangent / how.temperature
     if _certain(how, labels):
         pair, of_log_q = _merged_pair(how, logits, labels, where)
         of_label, of_rest = jnp.moveaxis(how.term.slope(pair, *how.params), -1, 0)
         of_label = of_label - pair.q[..., 0] * divide(of_rest, pair.q[..., 1])
-        gradient = of_log_q * (of_label * cotangent)[..., None]
+        gradient = of_log_q * (of_label * to_tempered)[..., None]
         return narrow(masked(gradient, where), logits.dtype), None, None
     pair = _pair(how, logits, labels, where)
-    gradient = to_logits(pair.q, how.term.slope(pair, *how.params)) * cotangent[..., None]
+    gradient = to_logits(pair.q, how.term.slope(pair, *how.params)) * to_tempered[..., None]
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return narrow(masked(gradient, where), logits.dtype), None, None
-
-    cotangent = cotangent * how.temperature
 
     def value(labels):
         return how.term.value(_pair(how, logits, labels, where), *how.params)
