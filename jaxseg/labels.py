@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import checks
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -39,9 +41,7 @@ def smooth(
     [[0.125, 0.125, 0.625, 0.125], [0.625, 0.125, 0.125, 0.125]]
     """
     p = _distribution(labels, num_classes)
-    _check_number("label_smoothing", label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing is {label_smoothing}, but must lie in 0..1")
+    checks.share("label_smoothing", label_smoothing)
     return (1.0 - label_smoothing) * p + label_smoothing / num_classes
 
 
@@ -69,13 +69,11 @@ def spatially_varying(
     [0.0, 0.0, 0.25, 0.75]
     """
     p = _distribution(labels, num_classes)
-    where = _checked(where, p.shape[:-1], "pixel that counts")
-    _check_integer("size", size, 3)
+    where = checks.where(where, p.shape[:-1])
+    checks.whole("size", size, 3)
     if size % 2 == 0:
         raise ValueError(f"size is {size}, but must be odd, for a pixel to be in the middle")
-    _check_number("sigma", sigma)
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}, but must be positive")
+    checks.positive("sigma", sigma)
     if not 1 <= spatial_rank < p.ndim:
         raise ValueError(
             f"spatial_rank is {spatial_rank} for pixels of shape {list(p.shape[:-1])}, but must "
@@ -113,16 +111,16 @@ def from_raters(
     [0.0, 0.5, 0.6666666865348816, 1.0]
     """
     raters = jnp.asarray(raters)
-    _check_integer("num_classes", num_classes, 1)
+    checks.whole("num_classes", num_classes)
     if raters.ndim < 1 or not jnp.issubdtype(raters.dtype, jnp.integer):
         raise TypeError(
             f"raters are {raters.dtype}{list(raters.shape)}, but must be class indices of an "
             "integer dtype and shape [raters, *pixels]"
         )
-    where = _checked(where, raters.shape, "pixel that a rater annotated")
+    where = checks.where(where, raters.shape, "pixel that a rater annotated")
     if method not in ("votes", "staple"):
         raise ValueError(f'method is {method!r}, but must be "votes" or "staple"')
-    _check_integer("iterations", iterations, 1)
+    checks.whole("iterations", iterations)
     if method == "votes":
         return _votes(raters, where, num_classes)
     return _staple(raters, where, num_classes, iterations)
@@ -179,7 +177,7 @@ def _staple(raters, where, num_classes: int, iterations: int) -> Array:
 def _distribution(labels, num_classes: int) -> Float[Array, "*pixels classes"]:
     """Class indices or a distribution as a distribution, in float32 at least."""
     labels = jnp.asarray(labels)
-    _check_integer("num_classes", num_classes, 1)
+    checks.whole("num_classes", num_classes)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return _one_hot(labels, num_classes)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
@@ -214,26 +212,3 @@ def _shares(amounts: Array) -> Array:
 
 def _log(p: Array) -> Array:
     return jnp.where(p == 0, _NEVER, jnp.log(p))
-
-
-def _checked(where, shape: tuple[int, ...], which: str) -> Bool[Array, "*shape"] | None:
-    """`where` as an array of jax; ValueError unless it is bool and has the shape."""
-    if where is None:
-        return None
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_ or where.shape != shape:
-        raise ValueError(
-            f"where is {where.dtype}{list(where.shape)}, but must be bool{list(shape)}: True for "
-            f"each {which}"
-        )
-    return where
-
-
-def _check_integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}, but must be a Python integer of at least {least}")
-
-
-def _check_number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {value!r}, but must be a Python number, known when compiled")

@@ -430,15 +430,19 @@ def test_errors(loss, change, words):
 @pytest.mark.parametrize(
     ("loss", "options", "words"),
     [
-        (losses.cldice, {"iterations": 0}, "iterations is 0, but must be a whole number of at"),
-        (losses.cldice, {"iterations": 2.5}, "iterations is 2.5, but must be a whole number of at"),
+        (losses.cldice, {"iterations": 0}, "iterations is 0, but must be a Python integer of at"),
+        (
+            losses.cldice,
+            {"iterations": 2.5},
+            "iterations is 2.5, but must be a Python integer of at",
+        ),
         (losses.cldice, {"iterations": np.int32(3)}, "iterations is .*3.*, but must be a Python"),
         (losses.cldice, {"smooth": -1.0}, "smooth is -1.0, but must be at least 0"),
         (losses.rmi, {"size": 4}, "size is 4, but must be odd"),
-        (losses.rmi, {"size": -3}, "size is -3, but must be a whole number"),
-        (losses.rmi, {"size": True}, "size is True, but must be a Python number"),
+        (losses.rmi, {"size": -3}, "size is -3, but must be a Python integer"),
+        (losses.rmi, {"size": True}, "size is True, but must be a Python integer"),
         (losses.rmi, {"size": 11}, r"size 11 and pool 1 .* must be longer than 10$"),
-        (losses.rmi, {"pool": 0}, "pool is 0, but must be a whole number"),
+        (losses.rmi, {"pool": 0}, "pool is 0, but must be a Python integer"),
         (losses.rmi, {"pool": 4}, r"size 3 and pool 4 .* must be longer than 8$"),
     ],
 )

@@ -46,10 +46,11 @@ def test_import_loads_jax_flax_optax_and_numpy_at_most():
 
 ROOMS = {
     "batch": set(),
+    "checks": set(),
     "config": set(),
     "pictures": set(),
-    "labels": set(),
-    "losses": {"ops"},
+    "labels": {"checks"},
+    "losses": {"checks", "ops"},
     "metrics": set(),
     "models": set(),
     "ops": set(),
@@ -121,13 +122,13 @@ def test_nobody_may_import_train():
     assert not [room for room, allowed in ROOMS.items() if "train" in allowed]
 
 
-def test_losses_ops_and_labels_import_jax_and_numpy_alone():
+def test_losses_ops_labels_and_checks_import_jax_and_numpy_alone():
     """Besides the standard library, and jaxtyping for those who check types."""
     allowed = {"jax", "numpy", "jaxtyping", "jaxseg", *sys.stdlib_module_names}
     found = {
         (module, name)
         for room, module, tree in sources()
-        if room in ("losses", "ops", "labels")
+        if room in ("checks", "labels", "losses", "ops")
         for name in imported(module, tree)
         if name.split(".")[0] not in allowed
     }
@@ -143,7 +144,7 @@ def typing_names(module):
     return names
 
 
-CHECKED = ("labels", "losses", "metrics", "models", "ops")
+CHECKED = ("checks", "labels", "losses", "metrics", "models", "ops")
 
 
 def functions():

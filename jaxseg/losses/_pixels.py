@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import checks
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -89,8 +91,8 @@ def pixelwise(
     the loss NaN: an error can't be raised under jit, and a quiet wrong number would be worse.
     """
     logits, labels, where, class_weights = check(logits, labels, where, class_weights)
-    check_smoothing(label_smoothing)
-    check_positive("temperature", temperature)
+    checks.share("label_smoothing", label_smoothing)
+    checks.positive("temperature", temperature)
     how = _How(term, params, float(label_smoothing), float(temperature))
     values = _map(how, logits, labels, where)
     counts = weights(labels, where, class_weights, logits.shape, values.dtype)
@@ -271,7 +273,7 @@ def check(
             f"class indices need an integer dtype and shape {pixels}, and distributions a float "
             f"dtype and shape {[*pixels, num_classes]}"
         )
-    return logits, labels, check_where(where, pixels), check_weights(class_weights, logits)
+    return logits, labels, checks.where(where, pixels), check_weights(class_weights, logits)
 
 
 def check_logits(logits: Float[Array, "*pixels classes"]) -> Array:
@@ -283,19 +285,6 @@ def check_logits(logits: Float[Array, "*pixels classes"]) -> Array:
             "[*pixels, classes]; pass the model's raw outputs"
         )
     return logits
-
-
-def check_where(where: Bool[Array, "*pixels"] | None, shape: list[int]) -> Array | None:
-    """`where` as an array; ValueError unless it is one boolean for each pixel."""
-    if where is None:
-        return None
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_ or where.shape != tuple(shape):
-        raise ValueError(
-            f"where is {where.dtype}{list(where.shape)}, but must be bool{[*shape]}: True for "
-            "each pixel that counts"
-        )
-    return where
 
 
 def check_weights(
@@ -311,33 +300,6 @@ def check_weights(
             f"{logits.shape[-1]} classes; give one weight for each"
         )
     return class_weights
-
-
-def check_number(name: str, value: float) -> None:
-    """Raises TypeError unless an option is a Python number, which a compiled loss can depend on."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {value!r}, but must be a Python number, known when compiled")
-
-
-def check_amount(name: str, value: float) -> None:
-    """Raises unless an option is a Python number of at least 0."""
-    check_number(name, value)
-    if not value >= 0:
-        raise ValueError(f"{name} is {value}, but must be at least 0")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises unless an option is a Python number above 0."""
-    check_number(name, value)
-    if not value > 0:
-        raise ValueError(f"{name} is {value}, but must be positive")
-
-
-def check_smoothing(label_smoothing: float) -> None:
-    """Raises unless label_smoothing is a Python number from 0 to 1."""
-    check_number("label_smoothing", label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing is {label_smoothing}, but must lie in 0..1")
 
 
 def wide(x: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg import ops
+from jaxseg import checks, ops
 from jaxseg.losses import _pixels as pixels
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def hausdorff_dt(
     >>> print(f"{value:.4f}")  # of both classes (3^2 + 1^2) / 4
     2.5000
     """
-    pixels.check_amount("alpha", alpha)
+    checks.amount("alpha", alpha)
     logits, labels, where, class_weights = _check(logits, labels, where, class_weights)
     spacing = _spacing(labels, spacing)
     q = jnp.exp(pixels.log_probs(logits, where))

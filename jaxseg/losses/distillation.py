@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses.divergences import kl_divergence, kl_of
 
@@ -45,7 +46,7 @@ def knowledge_distillation(
     0.5000
     """
     teacher_logits = _like(logits, teacher_logits, "teacher_logits")
-    pixels.check_positive("temperature", temperature)
+    checks.positive("temperature", temperature)
     p = jnp.exp(pixels.log_probs(lax.stop_gradient(teacher_logits), where, temperature))
     return kl_divergence(
         logits,
@@ -86,7 +87,7 @@ def channel_distillation(
             f"logits are {list(logits.shape)}, but channel_distillation needs [images, *pixels, "
             "classes]"
         )
-    pixels.check_positive("temperature", temperature)
+    checks.positive("temperature", temperature)
     counts = _where(logits, where).reshape(len(logits), -1, 1)
     log_q, log_p = (
         _over_pixels(x, counts, temperature) for x in (logits, lax.stop_gradient(teacher_logits))
@@ -190,7 +191,7 @@ def mutual_information(
             "classes]"
         )
     sides = logits.shape[1:-1]
-    pixels.check_number("displacement", displacement)
+    checks.number("displacement", displacement)
     if displacement not in range(min(sides, default=1)):
         raise ValueError(
             f"displacement is {displacement}, but must be a whole number of at least 0, and less "
@@ -242,7 +243,7 @@ def _like(logits: Array, others: Array, name: str) -> Array:
 
 def _where(logits: Array, where: Array | None) -> Bool[Array, "*pixels"]:
     shape = logits.shape[:-1]
-    return jnp.ones(shape, bool) if where is None else pixels.check_where(where, shape)
+    return jnp.ones(shape, bool) if where is None else checks.where(where, shape)
 
 
 def _over_pixels(logits: Array, counts: Array, temperature: float) -> Array:

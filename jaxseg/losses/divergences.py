@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses._pixels import Pair, Term
 
@@ -326,7 +327,7 @@ def jensen_shannon(
     >>> print(f"{jensen_shannon(logits, jnp.array([1])):.4f}")  # H(1/8, 7/8) - H(1/4, 3/4) / 2
     0.0956
     """
-    pixels.check_number("weight", weight)
+    checks.number("weight", weight)
     if not 0.0 < weight < 1.0:
         raise ValueError(f"weight is {weight}, but must lie between 0 and 1")
     scale = 1.0 / -((1.0 - weight) * math.log1p(-weight)) if scaled else 1.0
@@ -367,7 +368,7 @@ def alpha_divergence(
     >>> print(f"{alpha_divergence(logits, jnp.array([1])):.4f}")  # 4 (1 - sqrt 0.75)
     0.5359
     """
-    pixels.check_number("alpha", alpha)
+    checks.number("alpha", alpha)
     if alpha <= 0:
         _need_smoothing(f"alpha_divergence of alpha {alpha}", labels, label_smoothing)
     return pixels.pixelwise(
@@ -635,6 +636,6 @@ def _need_smoothing(name: str, labels: Array, label_smoothing: float) -> None:
 
 
 def _check_order(order: float) -> None:
-    pixels.check_number("order", order)
+    checks.number("order", order)
     if not 0.0 < order < math.inf:
         raise ValueError(f"order is {order}, but must be positive and finite")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses._pixels import Pair, Term
 from jaxseg.losses.divergences import cross_entropy, relative_entropy
@@ -91,7 +92,7 @@ def focal(
     >>> print(f"{focal(logits, jnp.array([1])):.4f}")  # 0.25^2 log(4/3)
     0.0180
     """
-    pixels.check_amount("gamma", gamma)
+    checks.amount("gamma", gamma)
     return pixels.pixelwise(
         _FOCAL,
         (float(gamma),),
@@ -123,7 +124,7 @@ def poly1(
     >>> print(f"{poly1(logits, jnp.array([1])):.4f}")  # log(4/3) + 0.25
     0.5377
     """
-    pixels.check_number("epsilon", epsilon)
+    checks.number("epsilon", epsilon)
     return pixels.pixelwise(
         _POLY1,
         (float(epsilon),),
@@ -157,7 +158,7 @@ def generalized_cross_entropy(
     >>> print(f"{value:.4f}")  # (1 - sqrt 0.75) / 0.5
     0.2679
     """
-    pixels.check_number("q", q)
+    checks.number("q", q)
     if not 0.0 < q <= 1.0:
         raise ValueError(f"q is {q}, but must lie in (0, 1]; for 0 use cross_entropy")
     return pixels.pixelwise(
@@ -195,9 +196,9 @@ def symmetric_cross_entropy(
     >>> print(f"{value:.4f}")  # 0.1 log(4/3) + 4 * 0.25
     1.0288
     """
-    pixels.check_amount("alpha", alpha)
-    pixels.check_amount("beta", beta)
-    pixels.check_number("floor", floor)
+    checks.amount("alpha", alpha)
+    checks.amount("beta", beta)
+    checks.number("floor", floor)
     if not -math.inf < floor < 0:
         raise ValueError(f"floor is {floor}, but must be negative and finite, like log(0.02) = -4")
     return pixels.pixelwise(
@@ -236,7 +237,7 @@ def logit_adjusted(
     >>> print(f"{value:.4f}")  # log(1 + 0.25 * 0.9 / (0.75 * 0.1))
     1.3863
     """
-    pixels.check_number("tau", tau)
+    checks.number("tau", tau)
     logits, *_ = pixels.check(logits, labels, where, class_weights)
     prior = tuple(map(float, prior))
     if len(prior) != logits.shape[-1] or not all(0.0 < x < math.inf for x in prior):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import jax.numpy as jnp
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def jaccard(
     0.3750
     """
 
-    pixels.check_amount("smooth", smooth)
+    checks.amount("smooth", smooth)
     logits, labels, where, class_weights = pixels.check(logits, labels, where, class_weights)
     sums = _sums(form, logits, labels, where, per, axis_name)
     wrong, areas = _wrong(form, *sums)
@@ -231,7 +232,7 @@ def mcc(
 
 def dice_of(form: str, smooth: float) -> Callable:
     """The Dice loss of each class as a function of the sums of a form."""
-    pixels.check_amount("smooth", smooth)
+    checks.amount("smooth", smooth)
 
     def by_class(*sums):
         wrong, areas = _wrong(form, *sums)
@@ -243,8 +244,8 @@ def dice_of(form: str, smooth: float) -> Callable:
 def tversky_of(alpha: float, beta: float, gamma: float, smooth: float) -> Callable:
     """The focal Tversky loss of each class as a function of the sums of the form "l1"."""
     for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
-        pixels.check_amount(name, value)
-    pixels.check_positive("gamma", gamma)
+        checks.amount(name, value)
+    checks.positive("gamma", gamma)
 
     def by_class(difference, predicted, labelled):
         overlap = (predicted + labelled - difference) / 2.0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses import regions
 
@@ -43,7 +44,7 @@ def sigmoid_cross_entropy(
     0.2877
     """
     logits, labels, counts, class_weights = check_channels(logits, labels, where, class_weights)
-    pixels.check_smoothing(label_smoothing)
+    checks.share("label_smoothing", label_smoothing)
     labels = (1.0 - label_smoothing) * labels + label_smoothing / 2.0
     pos_weight = jnp.broadcast_to(jnp.asarray(pos_weight, logits.dtype), logits.shape)
     values = -pos_weight * labels * jax.nn.log_sigmoid(logits)
@@ -73,7 +74,7 @@ def sigmoid_focal(
     >>> print(f"{value:.4f}")  # 0.25^2 log(4/3)
     0.0180
     """
-    pixels.check_amount("gamma", gamma)
+    checks.amount("gamma", gamma)
     if alpha is not None and not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha is {alpha}, but must lie in 0..1, or be None")
     logits, labels, counts, class_weights = check_channels(logits, labels, where, class_weights)

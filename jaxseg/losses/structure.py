@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses import regions
 
@@ -60,10 +61,10 @@ def cldice(
     >>> print(f"{value:.4f}")  # 1 - 2 * 1 * 4/5 / (1 + 4/5)
     0.1111
     """
-    pixels.check_amount("smooth", smooth)
-    _check_count("iterations", iterations)
+    checks.amount("smooth", smooth)
+    checks.whole("iterations", iterations)
     q, p, counts, class_weights = _read(logits, labels, where, class_weights)
-    sums = _centreline_sums(q, p, counts, int(iterations))
+    sums = _centreline_sums(q, p, counts, iterations)
     true_q, all_q, true_p, all_p = (pixels.total(x, axis_name) for x in sums)
     precision = _ratio(true_q + smooth, all_q + smooth)
     sensitivity = _ratio(true_p + smooth, all_p + smooth)
@@ -105,8 +106,8 @@ def rmi(
     >>> print(f"{value:.4f}")  # 1/2 log(1 - 1 / 1.002 + 0.001)
     -2.9052
     """
-    _check_count("size", size)
-    _check_count("pool", pool)
+    checks.whole("size", size)
+    checks.whole("pool", pool)
     if size % 2 == 0:
         raise ValueError(f"size is {size}, but must be odd, for a neighbourhood with a centre")
     q, p, counts, class_weights = _read(logits, labels, where, class_weights)
@@ -115,14 +116,8 @@ def rmi(
             f"logits are {list(jnp.shape(logits))}, but with size {size} and pool {pool} each axis "
             f"of pixels must be longer than {pool * (size - 1)}"
         )
-    values, present = _conditional_entropies(q, p, counts, int(size), int(pool))
+    values, present = _conditional_entropies(q, p, counts, size, pool)
     return regions.average(values.T, present.T, class_weights, per="image", axis_name=axis_name)
-
-
-def _check_count(name: str, value: int):
-    pixels.check_number(name, value)
-    if value < 1 or value != int(value):
-        raise ValueError(f"{name} is {value}, but must be a whole number of at least 1")
 
 
 def _read(logits, labels, where, class_weights) -> tuple[Array, Array, Array, Array | None]:
@@ -231,7 +226,7 @@ def _conditional_entropy(
     eye = jnp.eye(2 * dims, dtype=covariance.dtype)[None]
     variances = jnp.sum(covariance * eye, -1)
     of_q, of_p = jnp.mean(variances[:, :dims], -1), jnp.mean(variances[:, dims:], -1)
-    # Pooling leaves of a constant what rounding makes of it. A NaN is present.
+    # A mean leaves of a constant what rounding makes of it. A NaN is present.
     present = ~(of_p <= jnp.square(8 * jnp.finfo(of_p.dtype).eps))
     of_p = jnp.where(present, of_p, 1.0)
     # The prediction's by its own variance, too, which for a rare class may be larger by any factor.
@@ -245,13 +240,11 @@ def _conditional_entropy(
 def _covariance(
     x: Float[Array, "images dims positions"], counts: Float[Array, "images 1 positions"]
 ) -> Float[Array, "images dims dims"]:
-    """The covariance over the positions that count; exactly 0 of what is constant there."""
+    """The covariance over the positions that count."""
     inside = counts != 0
     number = jnp.sum(counts, -1, keepdims=True)
-    # First without a value that they take: the mean of equal numbers may be rounded.
-    largest = jnp.max(jnp.where(inside, x, -jnp.inf), -1, keepdims=True)
-    x = jnp.where(inside, x - lax.stop_gradient(largest), 0.0)
-    x = jnp.where(inside, x - pixels.divide(jnp.sum(x, -1, keepdims=True), number), 0.0)
+    mean = pixels.divide(jnp.sum(jnp.where(inside, x, 0.0), -1, keepdims=True), number)
+    x = jnp.where(inside, x - mean, 0.0)
     # In full precision, which accelerators otherwise save on.
     products = jnp.einsum("nip,njp->nij", x, x, precision=lax.Precision.HIGHEST)
     return pixels.divide(products, number)

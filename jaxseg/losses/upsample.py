@@ -70,8 +70,9 @@ def upsampled(loss: Callable) -> Callable:
             logits = jnp.where(_drawn_on(where, logits.shape)[..., None], logits, 0)
         how = _How(loss, tuple(sorted(options.items())))
         arguments = _alike(logits, labels, where, class_weights)
-        values = (_map if reduce is None else _sum)(how, *arguments)
-        return pixels.reduced(values, _counts(*arguments), reduce, axis_name)
+        if reduce is None:
+            return _map(how, *arguments)
+        return pixels.reduced(_sum(how, *arguments), _counts(*arguments), reduce, axis_name)
 
     of_cells.__annotations__ = loss.__annotations__ | _SHAPES
     signature = inspect.signature(loss)

@@ -1,0 +1,91 @@
+"""What a function asks of its arguments, said in one line where they are not that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
+
+__all__ = ["amount", "number", "positive", "share", "where", "whole"]
+
+
+def number(name: str, value: float) -> None:
+    """Raises TypeError unless an option is a Python number, which what is compiled can depend on.
+
+    >>> number("order", "two")
+    Traceback (most recent call last):
+    TypeError: order is 'two', but must be a Python number, known when compiled
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, but must be a Python number, known when compiled")
+
+
+def amount(name: str, value: float) -> None:
+    """Raises unless an option is a Python number of at least 0.
+
+    >>> amount("smooth", -1)
+    Traceback (most recent call last):
+    ValueError: smooth is -1, but must be at least 0
+    """
+    number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} is {value}, but must be at least 0")
+
+
+def positive(name: str, value: float) -> None:
+    """Raises unless an option is a Python number above 0.
+
+    >>> positive("temperature", 0.0)
+    Traceback (most recent call last):
+    ValueError: temperature is 0.0, but must be positive
+    """
+    number(name, value)
+    if not value > 0:
+        raise ValueError(f"{name} is {value}, but must be positive")
+
+
+def share(name: str, value: float) -> None:
+    """Raises unless an option is a Python number from 0 to 1.
+
+    >>> share("label_smoothing", 1.5)
+    Traceback (most recent call last):
+    ValueError: label_smoothing is 1.5, but must lie in 0..1
+    """
+    number(name, value)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, but must lie in 0..1")
+
+
+def whole(name: str, value: int, least: int = 1) -> None:
+    """Raises unless an option is a Python integer of at least `least`.
+
+    >>> whole("iterations", 2.5)
+    Traceback (most recent call last):
+    ValueError: iterations is 2.5, but must be a Python integer of at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}, but must be a Python integer of at least {least}")
+
+
+def where(
+    where: Bool[Array, "*shape"] | None, shape: Sequence[int], each: str = "pixel that counts"
+) -> Bool[Array, "*shape"] | None:
+    """`where` as an array of jax, or None; ValueError unless it is one boolean for each pixel.
+
+    >>> where([1, 0], (2,))
+    Traceback (most recent call last):
+    ValueError: where is int32[2], but must be bool[2]: True for each pixel that counts
+    """
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_ or where.shape != tuple(shape):
+        raise ValueError(
+            f"where is {where.dtype}{list(where.shape)}, but must be bool{[*shape]}: True for "
+            f"each {each}"
+        )
+    return where
