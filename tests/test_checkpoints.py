@@ -312,6 +312,7 @@ def test_a_changed_score_is_not_believed(run):
 
 
 @TENSORSTORE
+@pytest.mark.exhaustive
 def test_any_flipped_bit_falls_back(written, tmp_path, caplog):
     """As above, with a flipped bit in every 41st byte of every file."""
     newest = written / "checkpoints" / "9"

@@ -14,6 +14,8 @@ from PIL import Image
 
 from jaxseg import labels, losses
 
+pytestmark = pytest.mark.exhaustive  # the pages are the same with any version
+
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = {path.name: path.read_text() for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md")}
 MADE = {name for name in losses.__all__ if name.startswith("upsample_")}  # by `upsampled`

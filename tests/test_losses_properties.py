@@ -35,7 +35,7 @@ hypothesis.settings.register_profile(
     "more", hypothesis.settings.get_profile("same"), max_examples=1000, derandomize=False
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.exhaustive]
 
 PIXELS, CLASSES = SHAPE = 8, 6
 EPS = np.finfo(np.float64).eps

@@ -126,7 +126,9 @@ def all_runners():
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        (SGD, ("pmap", "shard_map", "shard_map_unchecked")),
+        pytest.param(
+            SGD, ("pmap", "shard_map", "shard_map_unchecked"), marks=pytest.mark.exhaustive
+        ),
         (ADAM, ("shard_map",)),
     ],
     ids=["sgd", "adamw"],
