@@ -90,22 +90,35 @@ def _renyi_slope(pair: Pair, order: float) -> Array:
     return jnp.where(jnp.abs(excess) < 0.5, near, -jnp.exp(log_powers - log_sum[..., None]))
 
 
-def _mixture(pair: Pair, weight: float) -> Array:
-    """The logarithm of weight p + (1 - weight) q."""
-    return jnp.logaddexp(pair.log_p + math.log(weight), pair.log_q + math.log1p(-weight))
+def _excess(x: Array) -> Array:
+    """(1 + x) log(1 + x) - x for x of at least -1."""
+    close = jnp.abs(x) < 0.3
+    series = jnp.zeros_like(x)
+    for n in reversed(range(2, 30 if x.dtype == jnp.float64 else 14)):
+        series = 1.0 / (n * (n - 1)) - x * series  # of (-x)^n / (n (n - 1))
+    ratio = jnp.maximum(1.0 + x, jnp.finfo(x.dtype).tiny)
+    return jnp.where(close, x * x * series, ratio * jnp.log(ratio) - x)
+
+
+def _mixture(pair: Pair, weight: float) -> tuple[Array, Array]:
+    """m = weight p + (1 - weight) q, and (q - p) / m."""
+    m = weight * pair.p + (1.0 - weight) * pair.q
+    return m, (pair.q - pair.p) / jnp.where(m > 0, m, 1.0)
 
 
 def _jensen_shannon_value(pair: Pair, weight: float, scale: float) -> Array:
-    log_m = _mixture(pair, weight)
-    m = jnp.exp(log_m)
-    of_p = _convex(pair.p, m, jnp.where(pair.p > 0, log_m - pair.log_p, jnp.inf), 0.0)
-    of_q = _convex(pair.q, m, jnp.where(pair.q > 0, log_m - pair.log_q, jnp.inf), 0.0)
-    return scale * jnp.sum(weight * of_p + (1.0 - weight) * of_q, -1)
+    m, u = _mixture(pair, weight)
+    # p / m = 1 - (1 - weight) u and q / m = 1 + weight u.
+    of_p, of_q = _excess((weight - 1.0) * u), _excess(weight * u)
+    return scale * jnp.sum(m * (weight * of_p + (1.0 - weight) * of_q), -1)
 
 
 def _jensen_shannon_slope(pair: Pair, weight: float, scale: float) -> Array:
-    log_ratio = jnp.where(pair.q > 0, pair.log_q - _mixture(pair, weight), 0.0)
-    return scale * (1.0 - weight) * pair.q * log_ratio
+    m, u = _mixture(pair, weight)
+    close = jnp.abs(weight * u) < 0.5
+    far = pair.log_q - jnp.log(jnp.where(m > 0, m, 1.0))
+    log_ratio = jnp.where(close, jnp.log1p(jnp.where(close, weight * u, 0.0)), far)
+    return scale * (1.0 - weight) * jnp.where(pair.q > 0, pair.q * log_ratio, 0.0)
 
 
 def _jeffreys_value(pair: Pair) -> Array:
