@@ -111,6 +111,21 @@ def torch_dice(logits, labels):
     return (1.0 - 2.0 * (p * q).sum(over) / (p.sum(over) + q.sum(over))).mean()
 
 
+def resized(loss: Callable) -> Callable:
+    """The loss of logits that are interpolated to the labels' size first."""
+
+    def of_cells(z, y):
+        size = (*y.shape[:3], z.shape[-1])
+        return loss(jax.image.resize(z.astype(jnp.float32), size, "linear"), y)
+
+    return of_cells
+
+
+def torch_resized_cross_entropy(logits, labels):
+    size = labels.shape[-2:]
+    return F.cross_entropy(F.interpolate(logits.float(), size, mode="bilinear"), labels)
+
+
 def optax_mean(loss: Callable, **options) -> Callable:
     return lambda z, y: loss(*dense(z, y), **options).mean()
 
@@ -149,8 +164,15 @@ def contestants() -> list[tuple[str, str, str, Callable]]:
             optax_mean(optax.losses.poly_loss_cross_entropy, epsilon=1.0),
         ),
     ]
+    optax_dense = optax_mean(optax.softmax_cross_entropy)
+    found += [
+        ("upsample_cross_entropy", "hard soft", OURS, losses.upsample_cross_entropy),
+        ("upsample_cross_entropy", "hard soft", "resize, ours", resized(losses.cross_entropy)),
+        ("upsample_cross_entropy", "hard soft", "resize, optax", resized(optax_dense)),
+    ]
     if torch is not None:
         found += [
+            ("upsample_cross_entropy", "hard soft", "torch", torch_resized_cross_entropy),
             ("cross_entropy", "hard soft", "torch", lambda z, y: F.cross_entropy(z, y)),
             ("kl_divergence", "hard soft", "torch", torch_kl_divergence),
             ("relative_entropy", "hard soft", "torch", torch_relative_entropy),
@@ -225,10 +247,14 @@ def bandwidth(on_gpu: bool) -> float:
     return best
 
 
-def problem(kind: str, size: tuple[int, ...], classes: int, dtype: str) -> tuple:
-    """Logits and labels, as jax has them and as torch does: class axis second, int64 indices."""
+def problem(kind: str, size: tuple[int, ...], classes: int, dtype: str, stride: int) -> tuple:
+    """Logits and labels, as jax has them and as torch does: class axis second, int64 indices.
+
+    There is one row and column of logits for `stride` of labels.
+    """
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (*size, classes)).astype(np.float32)
+    cells = (size[0], *(x // stride for x in size[1:]))
+    logits = rng.normal(0, 2, (*cells, classes)).astype(np.float32)
     if kind == "hard":
         labels = rng.integers(0, classes, size, np.int32)
     else:
@@ -250,7 +276,8 @@ def problem(kind: str, size: tuple[int, ...], classes: int, dtype: str) -> tuple
 
 def measure(loss, kind, classes, dtype, args, speed, on_gpu) -> list[dict]:
     """One row for each contestant, without and with the gradient."""
-    ours, theirs = problem(kind, args.size, classes, dtype)
+    stride = 4 if loss.startswith("upsample") else 1
+    ours, theirs = problem(kind, args.size, classes, dtype, stride)
     entrants = {}
     for name, kinds, who, function in contestants():
         if name == loss and kind in kinds.split():

@@ -258,14 +258,109 @@ def test_hard_pixels_of_nothing():
     assert not np.any(grad)
 
 
-def test_hard_pixels_of_replicas():
-    """The mean over what each replica chose: its numerators and counts are summed."""
+@pytest.mark.parametrize(
+    "options", [{"fraction": 0.3}, {"threshold": 5.0, "minimum": 7}, {"threshold": 2.0}]
+)
+def test_hard_pixels_over_replicas(options):
+    """Chosen among all replicas, of which one has nothing that counts: eight devices equal one."""
+    rng = np.random.default_rng(1)
+    logits = 3 * rng.normal(size=(8, 20, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, (8, 20), np.int32)
+    where = rng.random((8, 20)) < np.linspace(0, 1, 8)[:, None]
+    hard = jax.value_and_grad(losses.hard_pixels(losses.cross_entropy, **options))
+    value, grad = hard(logits, labels, where=where, class_weights=(1.0, 2.0, 5.0))
+
+    def replica(z, labels, where):
+        return hard(z, labels, where=where, class_weights=(1.0, 2.0, 5.0), axis_name="i")
+
+    values, grads = jax.pmap(replica, "i")(logits, labels, where)
+    np.testing.assert_allclose(values, np.full(8, value), rtol=1e-6)
+    np.testing.assert_allclose(grads / 8, grad, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_hard_pixels_with_class_weights():
+    """Chosen by the loss, then weighed: with all pixels it is the loss, and scale is immaterial."""
     logits, labels = hard_problem()
-    hard = losses.hard_pixels(losses.cross_entropy, fraction=0.3)
-    both = jax.pmap(functools.partial(hard, axis_name="i"), "i")(logits, labels)
-    counts = [math.ceil(0.3 * 15)] * 2
-    each = [hard(*x) for x in zip(logits, labels, strict=True)]
-    np.testing.assert_allclose(both, np.full(2, np.dot(counts, each) / sum(counts)), rtol=1e-6)
+    weights = np.array([0.5, 2.0, 1.0, 3.0])
+    every = losses.hard_pixels(losses.cross_entropy, fraction=1.0)
+    for scale in (1.0, 7.0):
+        found = every(logits, labels, class_weights=scale * weights)
+        expected = losses.cross_entropy(logits, labels, class_weights=weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    values = np.asarray(losses.cross_entropy(logits, labels, reduce=None)).ravel()
+    order = np.argsort(-values)[:9]
+    kept = weights[labels.ravel()[order]]
+    half = losses.hard_pixels(losses.cross_entropy, fraction=0.3)
+    found = half(logits, labels, class_weights=weights)
+    np.testing.assert_allclose(found, np.sum(kept * values[order]) / kept.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("maker", ["hard_pixels", "upsampled"])
+def test_what_needs_a_value_for_each_pixel(maker):
+    """Of losses that have none, a line says so; where a call shows it, the call does."""
+    make = {
+        "hard_pixels": functools.partial(losses.hard_pixels, fraction=0.5),
+        "upsampled": losses.upsampled,
+    }[maker]
+    for loss, lacks in ((losses.entropy, "labels"), (losses.dice, "reduce")):
+        with pytest.raises(ValueError, match=f"{maker} needs .* {loss.__name__} takes no {lacks}"):
+            make(loss)
+    z = np.zeros((1, 4, 4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"but sigmoid_cross_entropy gives \[1, 4, 4, 1\] for"):
+        make(losses.sigmoid_cross_entropy)(z, np.ones((1, 4, 4), np.int32))
+
+
+@pytest.mark.parametrize(
+    "name", ["dice", "jaccard", "tversky", "focal_tversky", "generalized_dice", "mcc"]
+)
+@pytest.mark.parametrize("rest", [1e-11, 1e-25, 1e-37])
+@pytest.mark.parametrize("logit", [0.0, 1.0, 100.0])
+def test_a_class_of_next_to_no_area(name, rest, logit):
+    """A teacher's smallest probabilities leave value and gradient finite."""
+    p, z = np.array([[1.0, rest]], np.float32), np.array([[logit, -logit]], np.float32)
+    value, grad = jax.value_and_grad(getattr(losses, name))(z, p)
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+    if "dice" in name and name != "generalized_dice":
+        value, grad = jax.value_and_grad(losses.sigmoid_dice)(z, p)
+        assert np.isfinite(value)
+        assert np.isfinite(grad).all()
+
+
+def test_generalized_dice_of_a_rare_class():
+    """One pixel of 2^23: the gradient is that of the definition, worked out by hand.
+
+    At q = 1/2, 1 - 2 sum w I / sum w (P + G) with the weights 1 and (1 / (N - 1))^2.
+    """
+    number = 2**23
+    labels = jnp.zeros((1, number), jnp.int32).at[0, 0].set(1)
+    logits = jnp.zeros((1, number, 2), jnp.bfloat16)
+    grad = jax.jit(jax.grad(losses.generalized_dice))(logits, labels)[0]
+    w, areas = 1 / (number - 1) ** 2, number / 2
+    wrong = (number / 2) * (1 + w)
+    bottom = areas + 1 + w * (areas + number - 1)
+    # In q of the rare class, at its pixel and elsewhere; of the other class it is the opposite.
+    of_rare = [(-1 / bottom - wrong / bottom**2), (1 / bottom - wrong / bottom**2)]
+    of_other = [w * (1 / bottom - wrong / bottom**2), w * (-1 / bottom - wrong / bottom**2)]
+    for pixel, a, b in ((0, of_rare[0], of_other[0]), (5, of_rare[1], of_other[1])):
+        expected = (a - b) / 4
+        np.testing.assert_allclose(grad[pixel].astype(np.float32), [-expected, expected], rtol=0.02)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_second_derivatives_of_focal_at_certainty(gamma):
+    for margin in (10.0, 17.0, 30.0, 80.0, 160.0):
+        z = jnp.array([[margin, 0.0, 0.0]])
+        found = jax.hessian(functools.partial(losses.focal, gamma=gamma))(z, jnp.array([0]))
+        assert np.isfinite(found).all()
+
+
+def test_nothing_at_all():
+    """No images, or images without a pixel."""
+    z = jnp.zeros((0, 5, 6, 3))
+    assert losses.channel_distillation(z, z) == 0
+    assert losses.cldice(jnp.zeros((2, 0, 6, 3)), jnp.zeros((2, 0, 6), jnp.int32)) == 0
 
 
 @pytest.mark.parametrize(

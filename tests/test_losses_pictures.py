@@ -41,7 +41,7 @@ def boundary_value(logits, labels, where, weights=(1, 1, 1), spacing=None):
     total = 0.0
     for image in range(len(labels)):
         for c in range(CLASSES):
-            phi = signed((labels[image] == c) & where[image], spacing, 1)
+            phi = signed((labels[image] == c) & where[image], spacing, min(spacing or [1]))
             total += weights[c] * np.sum(q[image, ..., c] * phi * where[image])
     return total / where.sum()
 
@@ -67,6 +67,30 @@ BOUNDARIES = {
     ),
 }
 every_boundary = pytest.mark.parametrize("name", BOUNDARIES)
+
+
+@pytest.mark.parametrize("spacing", [None, (0.5, 0.5), (0.1, 0.1), (5.0, 5.0), (0.2, 3.0)])
+def test_boundary_is_least_for_the_label(spacing):
+    """Whatever the unit: it is negative within the label, or the wrong side would be rewarded."""
+    labels = np.zeros((1, 8, 8), np.int32)
+    labels[0, 2:6, 2:6] = 1
+    right, wrong = (
+        losses.boundary(50.0 * np.eye(2)[preds], labels, spacing=spacing)
+        for preds in (labels, 1 - labels)
+    )
+    assert right < 0 < losses.boundary(np.zeros((1, 8, 8, 2)), labels, spacing=spacing) < wrong
+
+
+@every_boundary
+def test_the_map_of_a_boundary_has_its_mean(name):
+    loss, _ = BOUNDARIES[name]
+    logits, labels, where = pictures((4, 12, 9))
+    for options in ({}, {"class_weights": (1.0, 5.0, 0.5)}):
+        values = loss(logits, labels, where=where, reduce=None, **options)
+        assert values.shape == labels.shape
+        assert not np.any(values[~where])
+        mean = loss(logits, labels, where=where, **options)
+        np.testing.assert_allclose(np.sum(values) / where.sum(), mean, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")

@@ -8,6 +8,7 @@ differentiation keeps several.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -316,6 +317,32 @@ def check_weights(
     return class_weights
 
 
+def check_pixelwise(maker: str, loss: Callable) -> None:
+    """Raises ValueError unless a loss can be asked for its map of labels."""
+    missing = {"labels", "where", "reduce"} - set(inspect.signature(loss).parameters)
+    if missing:
+        raise ValueError(
+            f"{maker} needs a loss of logits and labels with one value for each pixel, such as "
+            f"cross_entropy, but {_name(loss)} takes no {' and no '.join(sorted(missing))}"
+        )
+
+
+def check_map(maker: str, loss: Callable, values, labels, num_classes: int) -> None:
+    """Raises ValueError unless the map of a loss has one value for each pixel of the labels."""
+    shape = jnp.shape(labels)
+    if jnp.issubdtype(jnp.asarray(labels).dtype, jnp.floating) and shape[-1:] == (num_classes,):
+        shape = shape[:-1]
+    if values.shape != shape:
+        raise ValueError(
+            f"{maker} needs a loss with one value for each pixel, but {_name(loss)} gives "
+            f"{list(values.shape)} for labels {list(jnp.shape(labels))}"
+        )
+
+
+def _name(loss: Callable) -> str:
+    return getattr(loss, "__name__", repr(loss))
+
+
 def wide(x: Array) -> Array:
     """In float32 at least, which everything is computed in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -443,4 +470,16 @@ def reduced(
 def divide(numerator: Array, denominator: Array) -> Array:
     """The quotient, and 0 with zero gradient where the denominator is 0."""
     empty = denominator == 0
-    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+    return jnp.where(empty, 0.0, _quotient(numerator, jnp.where(empty, 1.0, denominator)))
+
+
+@jax.custom_jvp
+def _quotient(numerator: Array, denominator: Array) -> Array:
+    return numerator / denominator
+
+
+@_quotient.defjvp
+def _quotient_derivative(primals, tangents):
+    """Without the square of the denominator, which float32 can't hold of a small or a large one."""
+    quotient = _quotient(*primals)
+    return quotient, _quotient(tangents[0] - quotient * tangents[1], primals[1])

@@ -27,16 +27,18 @@ def boundary(
     where: Bool[Array, " images *pixels"] | None = None,
     class_weights: Float[Array, " classes"] | None = None,
     spacing: Sequence[float] | None = None,
+    reduce: pixels.Reduce = "mean",
     axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " images *pixels"]:
     """The mean of q times the signed distance to the label's boundary, negative within the label.
 
     Per class, the distance of a pixel outside to the nearest labelled pixel, and within minus the
-    distance to the nearest outside plus 1 step, as published (Kervadec et al. 2019,
-    arXiv:1812.07032). Summed over the classes, averaged over the pixels that count. A class that
-    an image lacks or that fills it has distance 0 there. Can be negative, and needs a region loss
-    beside it, such as `generalized_dice`: weigh it in slowly. Labels that don't count belong to no
-    class.
+    distance to the nearest outside plus one step, that of the least `spacing` (Kervadec et al.
+    2019, arXiv:1812.07032, for a spacing of 1). Summed over the classes, each times its weight,
+    and averaged over the pixels that count; `reduce=None` gives the map of which it is the mean. A
+    class that an image lacks or that fills it has distance 0 there. Can be negative, and needs a
+    region loss beside it, such as `generalized_dice`: weigh it in slowly. Labels that don't count
+    belong to no class.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.array([[[0, 0, 1]]])
@@ -52,9 +54,7 @@ def boundary(
     if class_weights is not None:
         distance = distance * jnp.broadcast_to(class_weights, distance.shape)
     counts = pixels.weights(labels, where, None, logits.shape, q.dtype)
-    value = jnp.sum(jnp.sum(q * distance, -1) * counts)
-    number = pixels.total(jnp.sum(counts), axis_name)
-    return pixels.divide(pixels.total(value, axis_name), number)
+    return pixels.reduced(jnp.sum(q * distance, -1) * counts, counts, reduce, axis_name)
 
 
 def hausdorff_dt(
@@ -65,14 +65,16 @@ def hausdorff_dt(
     class_weights: Float[Array, " classes"] | None = None,
     alpha: float = 2.0,
     spacing: Sequence[float] | None = None,
+    reduce: pixels.Reduce = "mean",
     axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, ""] | Float[Array, " images *pixels"]:
     """The mean of (p - q)^2 (d_p^alpha + d_q^alpha), d the distance to a class's boundary.
 
     d_p is of the label and d_q of the prediction q > 1/2, each the distance to the nearest pixel of
     the other side; no gradient flows through them. Errors far from the boundaries, which make the
     Hausdorff distance, weigh most (Karimi and Salcudean 2019, arXiv:1904.10030). Averaged over the
-    classes and the pixels that count. Where a side is missing from an image its d is 0.
+    classes by their weights, and over the pixels that count; `reduce=None` gives the map of which
+    it is the mean. Where a side is missing from an image its d is 0.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.array([[[0, 0, 0, 1]]])
@@ -95,8 +97,8 @@ def hausdorff_dt(
     weights = jnp.ones(q.shape[-1], q.dtype) if class_weights is None else class_weights
     errors = jnp.sum(jnp.square(p - q) * weight * jnp.broadcast_to(weights, q.shape), -1)
     counts = pixels.weights(labels, where, None, logits.shape, q.dtype)
-    number = pixels.total(jnp.sum(counts), axis_name) * jnp.sum(weights)
-    return pixels.divide(pixels.total(jnp.sum(errors * counts), axis_name), number)
+    errors = pixels.divide(errors, jnp.broadcast_to(jnp.sum(weights), errors.shape))
+    return pixels.reduced(errors * counts, counts, reduce, axis_name)
 
 
 def _check(logits, labels, where, class_weights):
@@ -143,6 +145,6 @@ def _to_other_side(mask: Array, spacing: tuple[float, ...]) -> Array:
 
 
 def _signed(mask: Array, spacing: tuple[float, ...]) -> Array:
-    """Likewise, with 0 at the pixels inside that touch the outside."""
+    """Likewise, with 0 at the pixels inside whose neighbour at the least spacing is outside."""
     distance = _to_other_side(mask, spacing)
-    return jnp.where(distance < 0, distance + 1.0, distance)
+    return jnp.where(distance < 0, distance + min(spacing), distance)

@@ -88,7 +88,8 @@ def channel_distillation(
             "classes]"
         )
     checks.positive("temperature", temperature)
-    counts = _where(logits, where).reshape(len(logits), -1, 1)
+    counts = _where(logits, where)
+    counts = counts.reshape(len(logits), math.prod(counts.shape[1:]), 1)
     log_q, log_p = (
         _over_pixels(x, counts, temperature) for x in (logits, lax.stop_gradient(teacher_logits))
     )
@@ -248,7 +249,7 @@ def _where(logits: Array, where: Array | None) -> Bool[Array, "*pixels"]:
 
 def _over_pixels(logits: Array, counts: Array, temperature: float) -> Array:
     """The log-softmax of each class over the pixels that count, [images, classes, pixels]."""
-    flat = pixels.wide(logits).reshape(len(logits), -1, logits.shape[-1]) / temperature
+    flat = pixels.wide(logits).reshape(*counts.shape[:-1], logits.shape[-1]) / temperature
     flat = jnp.where(counts, flat, 0.0)
     largest = jnp.max(jnp.where(counts, flat, -jnp.inf), 1, keepdims=True)
     largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxseg import checks
@@ -21,19 +22,25 @@ from jaxseg.losses._pixels import Pair, Term
 from jaxseg.losses.divergences import cross_entropy, relative_entropy
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num
+    from jaxtyping import Array, Bool, Float, Int, Num
 
 
 def _focal_value(pair: Pair, gamma: float) -> Array:
-    return -pixels.dot(pair.p * _rest(pair) ** gamma, pair.log_q)
+    return -pixels.dot(pair.p * _power(_rest(pair), gamma), pair.log_q)
 
 
 def _focal_slope(pair: Pair, gamma: float) -> Array:
     rest = _rest(pair)
     # log q / (1 - q), which goes to -1 where q goes to 1.
-    ratio = jnp.where(rest > 0, pair.log_q / jnp.where(rest > 0, rest, 1.0), -1.0)
+    ratio = jnp.where(rest > 0, pixels.divide(pair.log_q, rest), -1.0)
     along = jnp.where(pair.q > 0, gamma * pair.q * ratio, 0.0)
-    return pair.p * rest**gamma * (along - 1.0)
+    return pair.p * _power(rest, gamma) * (along - 1.0)
+
+
+def _power(rest: Array, gamma: float) -> Array:
+    """rest^gamma, whose derivatives are 0 where rest is."""
+    positive = rest > 0
+    return jnp.where(positive, jnp.where(positive, rest, 1.0) ** gamma, float(gamma == 0))
 
 
 def _rest(pair: Pair) -> Array:
@@ -271,9 +278,11 @@ def hard_pixels(
     with a loss above `threshold` (online hard example mining, Shrivastava et al. 2016,
     arXiv:1604.03540), in nats for a cross-entropy: log(1 / 0.7) keeps those with q_y below 0.7. At
     least `minimum` are kept, if so many count. Pixels of equal loss at the boundary are all kept.
+    They are chosen among all replicas together, by their loss without class weights, by which the
+    mean then weighs them.
 
-    The result has the signature of the loss, without `reduce`. What counts are the pixels of this
-    replica, each replica choosing its own; the mean is over the chosen pixels of all.
+    The result has the signature of the loss, without `reduce`. The loss needs one value for each
+    pixel.
 
     >>> import jax.numpy as jnp
     >>> from jaxseg.losses import cross_entropy
@@ -289,24 +298,50 @@ def hard_pixels(
     if minimum < 1:
         raise ValueError(f"minimum is {minimum}, but must be at least 1")
 
-    def hard(logits, labels, *, where=None, axis_name=None, **options):
+    pixels.check_pixelwise("hard_pixels", loss)
+
+    def hard(logits, labels, *, where=None, class_weights=None, axis_name=None, **options):
         values = loss(logits, labels, where=where, reduce=None, **options)
-        counts = jnp.ones(values.shape, bool) if where is None else jnp.asarray(where)
-        # A comparison with the k-th largest, by sorting without a gradient.
-        ordered = jnp.sort(jnp.where(counts, lax.stop_gradient(values), -jnp.inf).ravel())[::-1]
-        number = jnp.sum(counts)
+        classes = jnp.shape(logits)[-1]
+        pixels.check_map("hard_pixels", loss, values, labels, classes)
+        labels, where = jnp.asarray(labels), checks.where(where, values.shape)
+        counts = jnp.ones(values.shape, bool) if where is None else where
+        number = pixels.total(jnp.sum(counts), axis_name)
         if fraction is None:
-            wanted = jnp.sum(ordered > threshold)
+            wanted = pixels.total(jnp.sum(counts & (values > threshold)), axis_name)
         else:
             wanted = jnp.ceil(fraction * number).astype(number.dtype)
         wanted = jnp.minimum(jnp.maximum(wanted, minimum), number)
-        # NaN sorts last, thus first here: it is kept, as it must be to be seen.
-        least = jnp.take(ordered, jnp.maximum(wanted - 1, 0), mode="clip") if ordered.size else 0.0
-        kept = counts & ~(values < least)
-        values = jnp.where(kept, values, 0.0)
-        return pixels.reduced(values, kept.astype(values.dtype), "mean", axis_name)
+        kept = counts & _among_largest(lax.stop_gradient(values), counts, wanted, axis_name)
+        class_weights = pixels.check_weights(class_weights, jnp.asarray(logits))
+        shape = (*values.shape, classes)
+        weights = pixels.weights(labels, where, class_weights, shape, values.dtype)
+        values, weights = (jnp.where(kept, x, 0.0) for x in (values * weights, weights))
+        return pixels.reduced(values, weights, "mean", axis_name)
 
     return hard
+
+
+def _among_largest(
+    values: Float[Array, "*pixels"],
+    counts: Bool[Array, "*pixels"],
+    number: Int[Array, ""],
+    axis_name: str | None,
+) -> Bool[Array, "*pixels"]:
+    """Whether a value is among the so many largest that count, on all replicas; so is any NaN."""
+    # Bit by bit the largest key that so many reach, of keys in the order of the values: a sum over
+    # replicas for each bit, and in less time than to sort.
+    signed = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    unsigned = jnp.uint64 if values.dtype == jnp.float64 else jnp.uint32
+    bits = jnp.iinfo(signed).bits
+    key = lax.bitcast_convert_type(jnp.where(jnp.isnan(values), jnp.inf, values), signed)
+    key = lax.bitcast_convert_type(jnp.where(key < 0, ~key, key ^ jnp.iinfo(signed).min), unsigned)
+    least = jnp.zeros((), unsigned)
+    for bit in reversed(range(bits)):
+        higher = least | np.array(1 << bit, unsigned)
+        enough = pixels.total(jnp.sum(counts & (key >= higher)), axis_name) >= number
+        least = jnp.where(enough, higher, least)
+    return key >= least
 
 
 def entropy(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxseg import checks
 from jaxseg.losses import _pixels as pixels
@@ -187,9 +188,9 @@ def generalized_dice(
     """
     logits, labels, where, class_weights = pixels.check(logits, labels, where, class_weights)
     difference, predicted, labelled = _sums("l1", logits, labels, where, "batch", axis_name)
-    # The scale of the weights is free; as shares of the picture their squares stay in range.
-    share = pixels.divide(labelled, jnp.sum(labelled))
-    weights = pixels.divide(jnp.ones_like(share), jnp.square(share))
+    # The scale of the weights is free; relative to the smallest class they are at most 1.
+    smallest = jnp.min(jnp.where(labelled > 0, labelled, jnp.inf))
+    weights = jnp.square(pixels.divide(lax.stop_gradient(smallest), labelled))
     if class_weights is not None:
         weights = weights * class_weights
     areas = jnp.sum(weights * (predicted + labelled))

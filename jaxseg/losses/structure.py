@@ -184,6 +184,8 @@ def _of_three(choose: Callable, x: Array, axis: int, beyond: float) -> Array:
 
     Of slices, since the gradient of `reduce_window` is a scatter.
     """
+    if not x.shape[axis]:
+        return x
     edge = jnp.full_like(lax.slice_in_dim(x, 0, 1, axis=axis), beyond)
     before = lax.concatenate([edge, lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
     after = lax.concatenate([lax.slice_in_dim(x, 1, None, axis=axis), edge], axis)

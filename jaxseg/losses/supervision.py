@@ -45,6 +45,10 @@ def deep_supervision(
     of_cells = _nearest if labels == "nearest" else _shares
 
     def deep(logits, labels, *, where=None, **options):
+        if "reduce" in options:
+            raise ValueError(
+                "deep_supervision has no reduce: maps of several resolutions have no sum"
+            )
         if not isinstance(logits, list | tuple):
             raise TypeError(
                 f"logits are {type(logits).__name__}, but deep_supervision needs a list of them, "

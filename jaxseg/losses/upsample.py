@@ -62,6 +62,8 @@ def upsampled(loss: Callable) -> Callable:
     0.0180
     """
 
+    pixels.check_pixelwise("upsampled", loss)
+
     def of_cells(
         logits, labels, *, where=None, class_weights=None, reduce="mean", axis_name=None, **options
     ):
@@ -69,6 +71,13 @@ def upsampled(loss: Callable) -> Callable:
         if where is not None:
             logits = jnp.where(_drawn_on(where, logits.shape)[..., None], logits, 0)
         how = _How(loss, tuple(sorted(options.items())))
+        try:
+            hash(how)
+        except TypeError:
+            raise TypeError(
+                f"options are {options}, but those of an upsampled loss must be hashable, such as "
+                "numbers and tuples"
+            ) from None
         arguments = _alike(logits, labels, where, class_weights)
         if reduce is None:
             return _map(how, *arguments)
@@ -174,7 +183,9 @@ def _map_of_rows(how, chunk, cells, labels, where, class_weights):
     for axis in range(2, logits.ndim - 1):
         logits = _stretched(logits, axis, labels.shape[axis])
     weighing = {"where": where, "class_weights": class_weights}
-    return how.loss(logits, labels, **weighing, reduce=None, **dict(how.options))
+    values = how.loss(logits, labels, **weighing, reduce=None, **dict(how.options))
+    pixels.check_map("upsampled", how.loss, values, labels, logits.shape[-1])
+    return values
 
 
 def _sum_of_rows(how, chunk, cells, labels, where, class_weights):
