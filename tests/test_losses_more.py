@@ -103,6 +103,8 @@ SMOOTH = {
     "alpha": functools.partial(losses.alpha_divergence, alpha=0.3),
     "alpha3": functools.partial(losses.alpha_divergence, alpha=3.0),
     "renyi": losses.renyi_divergence,
+    "tsallis": functools.partial(losses.tsallis_divergence, order=0.7),
+    "chi2": losses.chi_squared,
     "hellinger": losses.hellinger,
     "brier": losses.brier,
     "focal": losses.focal,
@@ -113,7 +115,10 @@ SMOOTH = {
     "dice": losses.dice,
     "dice_squared": functools.partial(losses.dice, form="squared"),
     "jaccard": losses.jaccard,
+    "tversky": losses.tversky,
+    "generalized_dice": losses.generalized_dice,
     "mcc": losses.mcc,
+    "marginal_kl": losses.marginal_kl,
 }
 
 
@@ -486,6 +491,81 @@ def test_sigmoids_over_replicas(name):
         return SIGMOIDS[name](expand(z), expand(labels), where=expand(where), axis_name="i")
 
     np.testing.assert_allclose(jax.pmap(replica, "i")(z, labels, where), np.full(8, one), 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice_squared"])
+def test_second_derivatives_of_sigmoids(name):
+    z, labels = yes_no_problem()
+    loss = jax.jit(lambda z: SIGMOIDS[name](z, labels[:1]))
+    check_grads(loss, (jnp.asarray(z[:1]),), order=2, modes=["rev"], rtol=1e-5, atol=1e-6)
+
+
+# What the table of test_losses.py can't call, since it takes something else: vmap and shard_map.
+
+
+def yes(labels):
+    return jax.nn.one_hot(labels, 3, dtype=jnp.int32)
+
+
+ELSEWHERE = {
+    "sigmoid_cross_entropy": lambda z, y, **o: losses.sigmoid_cross_entropy(z, yes(y), **o),
+    "sigmoid_focal": lambda z, y, **o: losses.sigmoid_focal(z, yes(y), **o),
+    "sigmoid_dice": lambda z, y, **o: losses.sigmoid_dice(z, yes(y), **o),
+    "sigmoid_tversky": lambda z, y, **o: losses.sigmoid_tversky(z, yes(y), **o),
+    "boundary": losses.boundary,
+    "hausdorff_dt": losses.hausdorff_dt,
+    "entropy": lambda z, y, **o: losses.entropy(z, **o),
+    "confidence_penalty": lambda z, y, **o: losses.confidence_penalty(z, **o),
+    "marginal_kl": losses.marginal_kl,
+    "knowledge_distillation": lambda z, y, **o: losses.knowledge_distillation(z, 2 * z + 1, **o),
+    "channel_distillation": lambda z, y, **o: losses.channel_distillation(z, z * z, **o),
+    "consistency": lambda z, y, **o: losses.consistency([z, z * z], **o),
+    "hard_pixels": losses.hard_pixels(losses.cross_entropy, fraction=0.3),
+    "deep_supervision": lambda z, y, **o: losses.deep_supervision(losses.dice)(
+        [z, z[:, ::2, ::2]], y, **o
+    ),
+    "hinge": lambda z, y, axis_name=None, **o: losses.lovasz_hinge(z, yes(y), **o),
+}
+
+
+def pictures_of_three(images):
+    rng = np.random.default_rng(4)
+    where = rng.random((images, 6, 4)) < np.linspace(0.2, 1, images)[:, None, None]
+    logits = rng.normal(0, 2, (images, 6, 4, 3))
+    return logits, rng.integers(0, 3, (images, 6, 4), np.int32), where
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_vmap_is_a_loop(name):
+    """Three batches of two images, each with its own value and gradient; nothing counts in one."""
+    data = [x.reshape(3, 2, *x.shape[1:]) for x in pictures_of_three(6)]
+    data[2][1] = False
+    loss = jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w))
+    values, grads = jax.vmap(loss)(*data)
+    assert values[1] == 0
+    for i in range(3):
+        value, grad = loss(*(x[i] for x in data))
+        np.testing.assert_allclose(values[i], value, rtol=1e-12)
+        np.testing.assert_allclose(grads[i], grad, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", sorted(set(ELSEWHERE) - {"hinge"}))
+def test_eight_devices_equal_one_under_shard_map(name):
+    """The gradient of the global function, with jax's own check of what varies."""
+    data = pictures_of_three(8)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("i",))
+    split, whole = jax.sharding.PartitionSpec("i"), jax.sharding.PartitionSpec()
+
+    def replica(z, y, w):
+        return ELSEWHERE[name](z, y, where=w, axis_name="i")
+
+    eight = jax.shard_map(replica, mesh=mesh, in_specs=split, out_specs=whole)
+    found = jax.jit(jax.value_and_grad(eight))(*data)
+    expected = jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w))(*data)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
 def test_sigmoid_labels():
