@@ -97,7 +97,7 @@ class Evaluator:
                 sums[name] = sums.get(name, 0.0) + float(value)
         scores = {
             "mean_iou": metrics.mean_iou(confusion),
-            "pixel_accuracy": metrics.pixel_accuracy(confusion),
+            "pixel_accuracy": metrics.accuracy(confusion),
             **{name: value / max(confusion.sum(), 1) for name, value in sums.items()},
         }
         for name, value in zip(self._config.data.classes, metrics.iou(confusion), strict=True):

@@ -51,7 +51,7 @@ ROOMS = {
     "pictures": set(),
     "labels": {"checks"},
     "losses": {"checks", "ops"},
-    "metrics": set(),
+    "metrics": {"checks"},
     "models": set(),
     "ops": set(),
     "optim": {"config"},

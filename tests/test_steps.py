@@ -279,7 +279,7 @@ def test_eval_step_sums():
         # Rows are labels, columns predictions; an argmax between equals may differ by rounding.
         np.testing.assert_array_equal(confusion.sum(1), counts.sum(1))
         assert np.abs(confusion - counts).sum() <= 4
-        assert metrics.pixel_accuracy(confusion) == np.trace(confusion) / confusion.sum()
+        assert metrics.accuracy(confusion) == np.trace(confusion) / confusion.sum()
         total = sum(weight * terms[name] for name, weight in TERMS)
         np.testing.assert_allclose(found["loss"]["loss"], total, rtol=1e-5)
         for name, value in terms.items():

@@ -1,5 +1,33 @@
-"""Scores: counted on the device in integers, divided on the host in float64."""
+"""Metrics: counted on the device in integers, divided once on the host in float64."""
 
-from jaxseg.metrics.confusion import confusion_matrix, iou, mean_iou, pixel_accuracy
+from jaxseg.metrics.confusion import (
+    Confusion,
+    accuracy,
+    confusion_matrix,
+    dice,
+    f_beta,
+    frequency_weighted_iou,
+    iou,
+    kappa,
+    mcc,
+    mean_iou,
+    precision,
+    recall,
+    worst,
+)
 
-__all__ = ["confusion_matrix", "iou", "mean_iou", "pixel_accuracy"]
+__all__ = [
+    "Confusion",
+    "accuracy",
+    "confusion_matrix",
+    "dice",
+    "f_beta",
+    "frequency_weighted_iou",
+    "iou",
+    "kappa",
+    "mcc",
+    "mean_iou",
+    "precision",
+    "recall",
+    "worst",
+]
