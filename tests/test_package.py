@@ -51,7 +51,7 @@ ROOMS = {
     "pictures": set(),
     "labels": {"checks"},
     "losses": {"checks", "ops"},
-    "metrics": {"checks"},
+    "metrics": {"checks", "ops"},
     "models": set(),
     "ops": set(),
     "optim": {"config"},

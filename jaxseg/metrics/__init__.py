@@ -15,18 +15,30 @@ from jaxseg.metrics.confusion import (
     recall,
     worst,
 )
+from jaxseg.metrics.surfaces import (
+    average_surface_distance,
+    boundary_iou,
+    hausdorff,
+    hausdorff_95,
+    normalized_surface_dice,
+)
 
 __all__ = [
     "Confusion",
     "accuracy",
+    "average_surface_distance",
+    "boundary_iou",
     "confusion_matrix",
     "dice",
     "f_beta",
     "frequency_weighted_iou",
+    "hausdorff",
+    "hausdorff_95",
     "iou",
     "kappa",
     "mcc",
     "mean_iou",
+    "normalized_surface_dice",
     "precision",
     "recall",
     "worst",
