@@ -209,7 +209,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for room in (jaxseg.labels, jaxseg.losses, jaxseg.ops):
+    for room in (jaxseg.labels, jaxseg.losses, jaxseg.metrics, jaxseg.ops):
         for name in room.__all__:
             if name.startswith("upsample_"):
                 continue  # made by `upsampled`, which has one

@@ -153,8 +153,8 @@ def boundary_iou(
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.ones((3, 5), bool)
-    >>> print(f"{boundary_iou(labels.at[:, 4].set(False), labels):.4f}")  # bands of 10 and 12
-    0.5714
+    >>> print(f"{boundary_iou(labels.at[:, 4].set(False), labels):.4f}")  # 9 / 13
+    0.6923
     """
     checks.positive("width", width)
     preds, labels = _checked(preds, labels, where, spatial_rank)
