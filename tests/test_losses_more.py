@@ -612,3 +612,19 @@ def test_overlaps_of_distributions_are_least_at_the_labels(loss):
     for size in (0.01, 0.3):
         assert loss(np.log(labels) + size * rng.normal(size=labels.shape), labels) > value
     assert np.isfinite(grad).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["kl", "reverse", "js", "brier", "dice", "jaccard"])
+def test_second_derivatives_outside_where(name):
+    """A NaN there reaches no second derivative either, which a mask over the result alone lets."""
+    logits, labels = soft_problem(scale=0.7)
+    where = np.random.default_rng(1).random(SHAPE) < 0.6
+
+    def along(z):
+        gradient = jax.grad(lambda z: SMOOTH[name](z, labels, where=where))
+        return jnp.sum(jnp.where(where[..., None], gradient(z), 0.0) ** 2)
+
+    found = jax.grad(along)(jnp.asarray(np.where(where[..., None], logits, np.nan)))
+    np.testing.assert_allclose(found, jax.grad(along)(jnp.asarray(logits)), rtol=1e-10, atol=1e-16)
+    assert np.any(found)
