@@ -10,7 +10,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool
 
-__all__ = ["amount", "number", "positive", "share", "where", "whole"]
+__all__ = ["amount", "mask", "number", "positive", "share", "where", "whole"]
 
 
 def number(name: str, value: float) -> None:
@@ -69,6 +69,29 @@ def whole(name: str, value: int, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}, but must be a Python integer of at least {least}")
+
+
+def mask(name: str, mask: Bool[Array, "*shape"], spatial_rank: int) -> Bool[Array, "*shape"]:
+    """The mask as an array of jax; its last `spatial_rank` axes are one image, others batch.
+
+    >>> import numpy as np
+    >>> mask("preds", np.zeros((4, 4), np.uint8), 2)
+    Traceback (most recent call last):
+    TypeError: preds: the mask is uint8[4, 4], but must be bool; compare first, as in labels == 1
+    """
+    mask = jnp.asarray(mask)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(
+            f"{name}: the mask is {mask.dtype}{list(mask.shape)}, but must be bool; compare first, "
+            "as in labels == 1"
+        )
+    whole("spatial_rank", spatial_rank)
+    if spatial_rank > mask.ndim:
+        raise ValueError(
+            f"spatial_rank is {spatial_rank} for {name} of shape {list(mask.shape)}, but must lie "
+            f"in 1..{mask.ndim}: give the number of trailing axes that make one image"
+        )
+    return mask
 
 
 def where(

@@ -110,6 +110,26 @@ def test_distances_with_spacing_are_those_of_scipy(mask):
         np.testing.assert_allclose(distances, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spacing", [None, (3.0, 0.5)])
+def test_wanted_distances_are_exact(spacing):
+    """And what is not wanted may only be too large, however far the farthest pixel is."""
+    rng = np.random.default_rng(0)
+    mask = np.ones((3, 40, 60), bool)
+    mask[0, rng.integers(0, 40, 5), rng.integers(0, 60, 5)] = False
+    mask[1, 0, 0] = mask[2, :, 7] = False
+    exact = ops.distance_transform(mask, spacing=spacing)
+    for share in (0.0, 0.001, 0.02, 0.5, 1.0):
+        where = rng.random(mask.shape) < share
+        found = ops.distance_transform(mask, where=where, spacing=spacing)
+        np.testing.assert_array_equal(found[where], exact[where])
+        assert (found >= exact).all()
+    near = np.zeros_like(mask)
+    near[1, :2, :2] = True  # nothing far is wanted, so not even its own distance is found
+    found = ops.distance_transform(mask, where=near, spacing=(1.0, 1.0))
+    np.testing.assert_allclose(found[1, :2, :2], [[0, 1], [1, 2**0.5]], rtol=1e-6)
+    assert np.isinf(found[1, -1, -1])
+
+
 @pytest.mark.parametrize("shape", [(1, 4097), (4097, 1)])
 def test_distances_are_exact_up_to_4096(shape):
     """The square is 2^24 at the far end."""
@@ -223,8 +243,8 @@ def test_what_is_no_mask_is_refused(op):
     for dtype in (np.int32, np.float32):
         with pytest.raises(TypeError, match=re.escape(f"mask is {np.dtype(dtype)}[3, 4], but")):
             op(np.ones((3, 4), dtype))
-    for rank in (-1, 0, 3):
-        with pytest.raises(ValueError, match=rf"spatial_rank is {rank} .* \[3, 4\].* in 1\.\.2"):
+    for rank, words in ((-1, "a Python integer"), (0, "at least 1"), (3, r"\[3, 4\].* in 1\.\.2")):
+        with pytest.raises(ValueError, match=rf"spatial_rank is {rank}.* {words}"):
             op(np.ones((3, 4), bool), spatial_rank=rank)
 
 

@@ -11,13 +11,25 @@ from scipy import ndimage
 
 from jaxseg import metrics
 
+
+def of_distances(score, **fixed):
+    """A score of distances as one of masks, as `boundary_iou` is."""
+
+    def metric(preds, labels, empty=math.nan, missing=None, **options):
+        distances = metrics.surface_distances(preds, labels, **options)
+        missing = {} if missing is None else {"missing": missing}
+        return score(distances, empty=empty, **missing, **fixed)
+
+    return metric
+
+
 DISTANCES = {
-    "hausdorff": metrics.hausdorff,
-    "hausdorff_95": metrics.hausdorff_95,
-    "average_surface_distance": metrics.average_surface_distance,
+    "hausdorff": of_distances(metrics.hausdorff),
+    "hausdorff_95": of_distances(metrics.hausdorff_95),
+    "average_surface_distance": of_distances(metrics.average_surface_distance),
 }
 OVERLAPS = {
-    "normalized_surface_dice": functools.partial(metrics.normalized_surface_dice, tolerance=1.5),
+    "normalized_surface_dice": of_distances(metrics.normalized_surface_dice, tolerance=1.5),
     "boundary_iou": functools.partial(metrics.boundary_iou, width=0.1),
 }
 METRICS = DISTANCES | OVERLAPS
@@ -157,6 +169,18 @@ def test_spacing_is_a_unit(name):
     np.testing.assert_allclose(half, one / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 30), (60, 17)])
+def test_boundaries_of_padded_images(shape):
+    """The band is as wide as the image's own diagonal has it, and padding a border."""
+    for preds in masks(shape).values():
+        labels = masks(shape, seed=1)["blobs"]
+        padded = [np.pad(x, ((0, 40), (0, 9))) for x in (preds, labels, np.ones(shape, bool))]
+        found = metrics.boundary_iou(*padded[:2], where=padded[2], sizes=np.array(shape))
+        assert found == metrics.boundary_iou(preds, labels)
+    wider = metrics.boundary_iou(*padded[:2], where=padded[2], sizes=np.array([400, 500]))
+    assert wider != found
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 20, 21, 39, 40, 41, 1000])
 def test_percentile_is_numpys(count):
     """For any number of pixels, with ties and between them."""
@@ -169,7 +193,7 @@ def test_percentile_is_numpys(count):
         preds[np.arange(count), steps] = True
         first, second = distances(preds, labels, (100.0, 1.0))
         expected = max(np.percentile(first, 95), np.percentile(second, 95))
-        found = metrics.hausdorff_95(preds, labels, spacing=(100.0, 1.0))
+        found = DISTANCES["hausdorff_95"](preds, labels, spacing=(100.0, 1.0))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -188,9 +212,13 @@ def test_any_batch_axes(name):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"preds": np.zeros((4, 4), int)}, TypeError, r"preds are int\d+\[4, 4\], .* bool masks"),
+        (
+            {"preds": np.zeros((4, 4), int)},
+            TypeError,
+            r"preds: the mask is int\d+\[4, 4\]",
+        ),
         ({"labels": np.zeros((4, 5), bool)}, ValueError, r"preds are \[4, 4\] and labels \[4, 5\]"),
-        ({"spatial_rank": 3}, ValueError, r"spatial_rank is 3 for masks of shape \[4, 4\]"),
+        ({"spatial_rank": 3}, ValueError, r"spatial_rank is 3 for preds of shape \[4, 4\]"),
         ({"spatial_rank": 0}, ValueError, "spatial_rank is 0, but must be a Python integer"),
         ({"where": np.ones((4, 4))}, ValueError, r"where is float\d+\[4, 4\], but must be bool"),
     ],
@@ -205,8 +233,10 @@ def test_errors(name, change, error, words):
 def test_errors_of_options():
     mask = np.zeros((4, 4), bool)
     with pytest.raises(ValueError, match=r"tolerance is -1.0, but must be at least 0"):
-        metrics.normalized_surface_dice(mask, mask, -1.0)
+        metrics.normalized_surface_dice(metrics.surface_distances(mask, mask), -1.0)
     with pytest.raises(ValueError, match="width is 0, but must be positive"):
         metrics.boundary_iou(mask, mask, width=0)
     with pytest.raises(ValueError, match=r"spacing is \(1.0,\)"):
-        metrics.hausdorff(mask, mask, spacing=(1.0,))
+        metrics.surface_distances(mask, mask, spacing=(1.0,))
+    with pytest.raises(ValueError, match=r"sizes are \[3\], but must be \[2\]"):
+        metrics.boundary_iou(mask, mask, sizes=np.array([4, 4, 1]))

@@ -16,15 +16,18 @@ from jaxseg.metrics.confusion import (
     worst,
 )
 from jaxseg.metrics.surfaces import (
+    SurfaceDistances,
     average_surface_distance,
     boundary_iou,
     hausdorff,
     hausdorff_95,
     normalized_surface_dice,
+    surface_distances,
 )
 
 __all__ = [
     "Confusion",
+    "SurfaceDistances",
     "accuracy",
     "average_surface_distance",
     "boundary_iou",
@@ -41,5 +44,6 @@ __all__ = [
     "normalized_surface_dice",
     "precision",
     "recall",
+    "surface_distances",
     "worst",
 ]

@@ -2,10 +2,9 @@
 
 `preds` and `labels` are masks, bool `[*images, *pixels]`: the last `spatial_rank` axes are one
 image, two by default and three for volumes, and those before them a batch, such as images and
-classes. Scores are float32 `[*images]`. The surface of a mask are its pixels with a neighbour
-across a face that is not in it; beyond the image nothing is. Distances are Euclidean, between the
-centres of pixels, in the units of `spacing`, that of neighbours along each axis (1 by default).
-`where` marks the pixels that count: those outside are in neither mask.
+classes. `surface_distances` measures once what the scores, float32 `[*images]`, are made of. The
+surface of a mask are its pixels with a neighbour across a face that is not in it; beyond the image
+nothing is. `where` marks the pixels that count: those outside are in neither mask.
 
 What is scored where a mask has no pixel is said by two arguments, and is never NaN by accident:
 
@@ -35,37 +34,61 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
-def hausdorff(
+class SurfaceDistances(NamedTuple):
+    """The surfaces of two masks, and how far each of their pixels is from the other surface.
+
+    The pixels of an image are one axis. Distances are those of the surface's own pixels; elsewhere
+    they mean nothing.
+    """
+
+    of_preds: Bool[Array, "*images pixels"]  # the pixels of the surface
+    of_labels: Bool[Array, "*images pixels"]
+    to_preds: Float[Array, "*images pixels"]  # from the surface of the labels
+    to_labels: Float[Array, "*images pixels"]  # from the surface of the predictions
+
+
+def surface_distances(
     preds: Bool[Array, "*images_and_pixels"],
     labels: Bool[Array, "*images_and_pixels"],
     *,
     where: Bool[Array, "*images_and_pixels"] | None = None,
     spatial_rank: int = 2,
     spacing: Sequence[float] | None = None,
-    empty: float = math.nan,
-    missing: float = math.inf,
+) -> SurfaceDistances:
+    """The Euclidean distances between the centres of pixels of two surfaces.
+
+    In the units of `spacing`, the distance of neighbours along each axis, 1 by default.
+
+    >>> import jax.numpy as jnp
+    >>> labels = jnp.zeros((4, 6), bool).at[1, 1:3].set(True)
+    >>> found = surface_distances(labels.at[1, 5].set(True), labels)
+    >>> found.to_labels[found.of_preds].tolist()  # from column 5 to column 2
+    [0.0, 0.0, 3.0]
+    """
+    preds, labels = _masks(preds, labels, where, spatial_rank)
+    spacing = None if spacing is None else tuple(map(float, spacing))
+    return _measured(preds, labels, spatial_rank, spacing)
+
+
+def hausdorff(
+    distances: SurfaceDistances, *, empty: float = math.nan, missing: float = math.inf
 ) -> Float[Array, "*images"]:
     """The largest distance from a pixel of either surface to the other surface.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.zeros((4, 6), bool).at[1, 1:3].set(True)
-    >>> print(hausdorff(labels.at[1, 5].set(True), labels))  # from column 5 to column 2
+    >>> print(hausdorff(surface_distances(labels.at[1, 5].set(True), labels)))
     3.0
     """
-    to = _distances(preds, labels, where, spatial_rank, spacing)
-    values = jnp.maximum(_largest(to.labels, to.of_preds), _largest(to.preds, to.of_labels))
-    return _resolved(values, to, empty, missing)
+    values = jnp.maximum(
+        _largest(distances.to_labels, distances.of_preds),
+        _largest(distances.to_preds, distances.of_labels),
+    )
+    return _resolved(values, distances, empty, missing)
 
 
 def hausdorff_95(
-    preds: Bool[Array, "*images_and_pixels"],
-    labels: Bool[Array, "*images_and_pixels"],
-    *,
-    where: Bool[Array, "*images_and_pixels"] | None = None,
-    spatial_rank: int = 2,
-    spacing: Sequence[float] | None = None,
-    empty: float = math.nan,
-    missing: float = math.inf,
+    distances: SurfaceDistances, *, empty: float = math.nan, missing: float = math.inf
 ) -> Float[Array, "*images"]:
     """The 95th percentile in place of the maximum in `hausdorff`, which one stray pixel decides.
 
@@ -74,65 +97,51 @@ def hausdorff_95(
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.zeros((4, 99), bool).at[1, :41].set(True)
-    >>> print(hausdorff_95(labels.at[1, 90].set(True), labels))  # one of 42 pixels strays
+    >>> preds = labels.at[1, 90].set(True)  # one of 42 pixels strays
+    >>> print(hausdorff_95(surface_distances(preds, labels)))
     0.0
     """
-    to = _distances(preds, labels, where, spatial_rank, spacing)
     values = jnp.maximum(
-        _percentile(to.labels, to.of_preds, 95), _percentile(to.preds, to.of_labels, 95)
+        _percentile(distances.to_labels, distances.of_preds, 95),
+        _percentile(distances.to_preds, distances.of_labels, 95),
     )
-    return _resolved(values, to, empty, missing)
+    return _resolved(values, distances, empty, missing)
 
 
 def average_surface_distance(
-    preds: Bool[Array, "*images_and_pixels"],
-    labels: Bool[Array, "*images_and_pixels"],
-    *,
-    where: Bool[Array, "*images_and_pixels"] | None = None,
-    spatial_rank: int = 2,
-    spacing: Sequence[float] | None = None,
-    empty: float = math.nan,
-    missing: float = math.inf,
+    distances: SurfaceDistances, *, empty: float = math.nan, missing: float = math.inf
 ) -> Float[Array, "*images"]:
     """The mean distance to the other surface, over the pixels of both: symmetric.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.zeros((4, 6), bool).at[1, 1:3].set(True)
-    >>> print(average_surface_distance(labels.at[1, 5].set(True), labels))  # 3 of one of 5
+    >>> preds = labels.at[1, 5].set(True)
+    >>> print(average_surface_distance(surface_distances(preds, labels)))  # 3 of one of 5
     0.6
     """
-    to = _distances(preds, labels, where, spatial_rank, spacing)
-    distances = _sum(to.labels, to.of_preds) + _sum(to.preds, to.of_labels)
-    values = distances / jnp.maximum(_number(to.of_preds) + _number(to.of_labels), 1)
-    return _resolved(values, to, empty, missing)
+    total = _sum(distances.to_labels, distances.of_preds)
+    total += _sum(distances.to_preds, distances.of_labels)
+    return _resolved(total / _pixels_of_both(distances), distances, empty, missing)
 
 
 def normalized_surface_dice(
-    preds: Bool[Array, "*images_and_pixels"],
-    labels: Bool[Array, "*images_and_pixels"],
-    tolerance: float,
-    *,
-    where: Bool[Array, "*images_and_pixels"] | None = None,
-    spatial_rank: int = 2,
-    spacing: Sequence[float] | None = None,
-    empty: float = math.nan,
+    distances: SurfaceDistances, tolerance: float, *, empty: float = math.nan
 ) -> Float[Array, "*images"]:
     """The share of the pixels of both surfaces that are within `tolerance` of the other.
 
-    The tolerance has the units of `spacing`, and is what annotators differ by (Nikolov et al. 2018,
-    arXiv:1809.04430, who weigh surface elements by their area; here all weigh alike).
+    The tolerance has the units of the distances, and is what annotators differ by (Nikolov et al.
+    2018, arXiv:1809.04430, who weigh surface elements by their area; here all weigh alike).
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.zeros((4, 6), bool).at[1, 1:3].set(True)
-    >>> print(normalized_surface_dice(labels.at[1, 5].set(True), labels, 2.0))  # all but one of 5
+    >>> preds = labels.at[1, 5].set(True)
+    >>> print(normalized_surface_dice(surface_distances(preds, labels), 2.0))  # all but one of 5
     0.8
     """
     checks.amount("tolerance", tolerance)
-    to = _distances(preds, labels, where, spatial_rank, spacing)
-    near = _number(to.of_preds & (to.labels <= tolerance))
-    near += _number(to.of_labels & (to.preds <= tolerance))
-    values = near / jnp.maximum(_number(to.of_preds) + _number(to.of_labels), 1)
-    return _resolved(values, to, empty, 0.0)
+    near = _number(distances.of_preds & (distances.to_labels <= tolerance))
+    near += _number(distances.of_labels & (distances.to_preds <= tolerance))
+    return _resolved(near / _pixels_of_both(distances), distances, empty, 0.0)
 
 
 def boundary_iou(
@@ -141,6 +150,7 @@ def boundary_iou(
     *,
     where: Bool[Array, "*images_and_pixels"] | None = None,
     spatial_rank: int = 2,
+    sizes: Int[Array, "*images rank"] | None = None,
     width: float = 0.02,
     empty: float = math.nan,
 ) -> Float[Array, "*images"]:
@@ -148,8 +158,9 @@ def boundary_iou(
 
     A band are the pixels of a mask that a square of side 2 d + 1 around them reaches out of, with d
     the nearest whole number to `width` times the diagonal of the image, and at least 1; the image's
-    border is a boundary, too. It judges the contour of large objects, which the `iou` hardly sees
-    (Cheng et al. 2021, arXiv:2103.16562).
+    border is a boundary, too. `sizes` are the sides of each image where the arrays are padded. It
+    judges the contour of large objects, which the `iou` hardly sees (Cheng et al. 2021,
+    arXiv:2103.16562).
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.ones((3, 5), bool)
@@ -157,90 +168,81 @@ def boundary_iou(
     0.6923
     """
     checks.positive("width", width)
-    preds, labels = _checked(preds, labels, where, spatial_rank)
-    reach = max(1, round(width * math.hypot(*labels.shape[labels.ndim - spatial_rank :])))
+    preds, labels = _masks(preds, labels, where, spatial_rank)
+    images = labels.shape[: labels.ndim - spatial_rank]
+    if sizes is None:
+        sizes = jnp.broadcast_to(jnp.array(labels.shape[len(images) :]), (*images, spatial_rank))
+    sizes = jnp.asarray(sizes)
+    if sizes.shape != (*images, spatial_rank):
+        raise ValueError(
+            f"sizes are {list(sizes.shape)}, but must be {[*images, spatial_rank]}: the sides of "
+            "each image"
+        )
+    return _boundary_iou(preds, labels, sizes, spatial_rank, float(width), empty)
+
+
+@partial(jax.jit, static_argnames=("spatial_rank", "width"))
+def _boundary_iou(preds, labels, sizes, spatial_rank: int, width: float, empty) -> Array:
+    diagonals = jnp.sqrt(jnp.sum(jnp.square(sizes.astype(jnp.float32)), -1))
+    reach = jnp.maximum(1, jnp.round(width * diagonals).astype(jnp.int32))
+    reach = reach.reshape(*reach.shape, *(1,) * spatial_rank)
     bands = [x & ~_eroded(x, spatial_rank, reach) for x in (preds, labels)]
     axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
     both, either = (jnp.sum(x, axes) for x in (bands[0] & bands[1], bands[0] | bands[1]))
     return jnp.where(either == 0, empty, both / jnp.maximum(either, 1))
 
 
-class _Distances(NamedTuple):
-    """The surfaces of two masks, flat, and of every pixel the distances to them."""
-
-    of_preds: Bool[Array, "*images pixels"]
-    of_labels: Bool[Array, "*images pixels"]
-    preds: Float[Array, "*images pixels"]
-    labels: Float[Array, "*images pixels"]
-
-
-def _checked(preds, labels, where, spatial_rank: int) -> tuple[Array, Array]:
+def _masks(preds, labels, where, spatial_rank: int) -> tuple[Array, Array]:
     """Both masks as arrays without the pixels outside `where`."""
-    preds, labels = jnp.asarray(preds), jnp.asarray(labels)
-    for name, mask in (("preds", preds), ("labels", labels)):
-        if mask.dtype != jnp.bool_:
-            raise TypeError(
-                f"{name} are {mask.dtype}{list(mask.shape)}, but must be bool masks; compare "
-                "first, as in labels == 1"
-            )
+    preds = checks.mask("preds", preds, spatial_rank)
+    labels = checks.mask("labels", labels, spatial_rank)
     if preds.shape != labels.shape:
         raise ValueError(
             f"preds are {list(preds.shape)} and labels {list(labels.shape)}, but need one shape"
-        )
-    checks.whole("spatial_rank", spatial_rank)
-    if spatial_rank > labels.ndim:
-        raise ValueError(
-            f"spatial_rank is {spatial_rank} for masks of shape {list(labels.shape)}, but must lie "
-            f"in 1..{labels.ndim}: give the number of trailing axes that make one image"
         )
     where = checks.where(where, labels.shape)
     return (preds, labels) if where is None else (preds & where, labels & where)
 
 
-def _distances(preds, labels, where, spatial_rank: int, spacing) -> _Distances:
-    preds, labels = _checked(preds, labels, where, spatial_rank)
-    spacing = None if spacing is None else tuple(map(float, spacing))
-    return _measured(preds, labels, spatial_rank, spacing)
-
-
 @partial(jax.jit, static_argnames=("spatial_rank", "spacing"))
-def _measured(preds, labels, spatial_rank: int, spacing: tuple[float, ...] | None) -> _Distances:
+def _measured(preds, labels, spatial_rank: int, spacing: tuple[float, ...] | None):
+    axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
     surfaces = [x & ~_inner(x, spatial_rank) for x in (preds, labels)]
-    distances = [
-        ops.distance_transform(~x, spatial_rank=spatial_rank, spacing=spacing) for x in surfaces
-    ]
+    # Where there is nothing to measure to, the search would go through the whole image.
+    both = jnp.any(preds, axes, keepdims=True) & jnp.any(labels, axes, keepdims=True)
+
+    def distances(of, to):
+        found = ops.distance_transform(
+            ~to, where=of & both, spatial_rank=spatial_rank, spacing=spacing
+        )
+        return jnp.where(both, found, jnp.inf)
+
+    to_preds, to_labels = distances(surfaces[1], surfaces[0]), distances(*surfaces)
     images = labels.shape[: labels.ndim - spatial_rank]
-    return _Distances(*(x.reshape(*images, -1) for x in (*surfaces, *distances)))
+    flat = (x.reshape(*images, -1) for x in (*surfaces, to_preds, to_labels))
+    return SurfaceDistances(*flat)
 
 
 def _inner(mask: Array, spatial_rank: int) -> Array:
     """The pixels whose neighbours across all faces are in the mask, too."""
-    axes = range(mask.ndim - spatial_rank, mask.ndim)
     inner = mask
-    for axis in axes:
-        inner &= _window(mask, axis, 1)
+    for axis in range(mask.ndim - spatial_rank, mask.ndim):
+        border = [(1, 1) if a == axis else (0, 0) for a in range(mask.ndim)]
+        padded = jnp.pad(mask, border)
+        for start in (0, 2):
+            inner &= lax.slice_in_dim(padded, start, start + mask.shape[axis], axis=axis)
     return inner
 
 
-def _eroded(mask: Array, spatial_rank: int, reach: int) -> Array:
+def _eroded(mask: Array, spatial_rank: int, reach: Array) -> Array:
     """The pixels around which a square of side 2 reach + 1 is in the mask."""
     for axis in range(mask.ndim - spatial_rank, mask.ndim):
-        mask = _window(mask, axis, reach)
-    return mask
-
-
-def _window(mask: Array, axis: int, reach: int) -> Array:
-    """Whether all pixels at most `reach` steps away along an axis are in the mask."""
-    length = 2 * reach + 1
-    mask = jnp.pad(mask, [(reach, reach) if a == axis else (0, 0) for a in range(mask.ndim)])
-    done = 1  # the pixels from each on of which all are known to be in the mask
-    while done < length:
-        step = min(done, length - done)
-        size = mask.shape[axis] - step
-        mask = lax.slice_in_dim(mask, 0, size, axis=axis) & lax.slice_in_dim(
-            mask, step, step + size, axis=axis
-        )
-        done += step
+        # On each line, the nearest pixels before and after that are not in the mask.
+        length = mask.shape[axis]
+        index = lax.broadcasted_iota(jnp.int32, mask.shape, axis)
+        before = lax.cummax(jnp.where(mask, -1, index), axis)
+        after = lax.cummin(jnp.where(mask, length, index), axis, reverse=True)
+        mask = (index - before > reach) & (after - index > reach)
     return mask
 
 
@@ -281,8 +283,13 @@ def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, 
     return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
 
 
-def _resolved(values: Array, to: _Distances, empty: float, missing: float) -> Array:
+def _pixels_of_both(distances: SurfaceDistances) -> Int[Array, "*images"]:
+    """The number of pixels of both surfaces, at least 1."""
+    return jnp.maximum(_number(distances.of_preds) + _number(distances.of_labels), 1)
+
+
+def _resolved(values: Array, distances: SurfaceDistances, empty, missing) -> Array:
     """The values, and what the caller says of masks without a pixel."""
-    of_preds, of_labels = (jnp.any(x, -1) for x in (to.of_preds, to.of_labels))
-    values = jnp.where(of_preds & of_labels, values, missing)
-    return jnp.where(of_preds | of_labels, values, empty).astype(jnp.float32)
+    found = jnp.any(distances.of_preds, -1), jnp.any(distances.of_labels, -1)
+    values = jnp.where(found[0] & found[1], values, missing)
+    return jnp.where(found[0] | found[1], values, empty).astype(jnp.float32)

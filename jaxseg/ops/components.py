@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops import _masks as masks
+from jaxseg import checks
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Int
@@ -38,7 +38,7 @@ def connected_components(
     >>> labels.tolist(), count.item()
     ([[0, 1, 0], [2, 0, 3], [2, 0, 0]], 3)
     """
-    mask = masks.checked(mask, spatial_rank)
+    mask = checks.mask("mask", mask, spatial_rank)
     if not 1 <= connectivity <= spatial_rank:
         raise ValueError(
             f"connectivity is {connectivity} for spatial_rank {spatial_rank}, but must lie in "

@@ -11,14 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.ops import _masks as masks
+from jaxseg import checks
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
 def distance_transform(
-    mask: Bool[Array, "*shape"], *, spatial_rank: int = 2, spacing: Sequence[float] | None = None
+    mask: Bool[Array, "*shape"],
+    *,
+    where: Bool[Array, "*shape"] | None = None,
+    spatial_rank: int = 2,
+    spacing: Sequence[float] | None = None,
 ) -> Float[Array, "*shape"]:
     """The Euclidean distance from each True pixel to the nearest False one, centre to centre.
 
@@ -27,37 +31,49 @@ def distance_transform(
     the axes before them a batch. `spacing` is the distance of neighbours along each spatial axis,
     1 by default; squared distances are then integers, and exact up to 2^24. Always float32.
 
-    The time depends on the shape alone: it is proportional to the pixels times the sum of all
-    spatial sides but the last. The memory is proportional to the pixels. The distance is separable
-    (Saito and Toriwaki 1994, doi:10.1016/0031-3203(94)90133-3).
+    `where` marks the pixels whose distance is wanted; elsewhere it is some upper bound. For each
+    axis but the last the search stops at the largest distance that is wanted, so that the time
+    is proportional to the pixels times that, in steps; at most to the pixels times the sides.
+
+    The memory is proportional to the pixels. The distance is separable (Saito and Toriwaki 1994,
+    doi:10.1016/0031-3203(94)90133-3).
 
     >>> import jax.numpy as jnp
     >>> distance_transform(jnp.array([[0, 1, 1], [1, 1, 1]]) == 1)[1].tolist()  # 1, sqrt 2, sqrt 5
     [1.0, 1.4142135381698608, 2.2360680103302]
     """
-    mask = masks.checked(mask, spatial_rank)
+    mask = checks.mask("mask", mask, spatial_rank)
+    where = checks.where(where, mask.shape, "pixel whose distance is wanted")
     sizes = np.ones(spatial_rank) if spacing is None else np.asarray(spacing, np.float64)
     if sizes.shape != (spatial_rank,) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(
             f"spacing is {spacing} for spatial_rank {spatial_rank}, but must be {spatial_rank} "
             "positive numbers, one for each spatial axis"
         )
-    return _distances(mask, tuple(sizes.tolist()))
+    return _distances(mask, where, tuple(sizes.tolist()))
 
 
 @partial(jax.jit, static_argnames="spacing")
-def _distances(mask: Array, spacing: tuple[float, ...]) -> Array:
+def _distances(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> Array:
     if mask.size == 0:
         return jnp.zeros(mask.shape, jnp.float32)
     *others, last = range(mask.ndim - len(spacing), mask.ndim)
     squared = (spacing[-1] * _along_line(mask, last)) ** 2
     for axis, step in zip(others, spacing[:-1], strict=True):
-        squared = _lower_envelope(squared, axis, step)
+        squared = _lower_envelope(squared, where, axis, step)
     return jnp.sqrt(squared)
 
 
 def _along_line(mask: Array, axis: int) -> Array:
     """The number of steps to the nearest False pixel on the same line, or inf."""
+    # A CPU walks along all lines at once, in a fifth of the time of cumulative maxima; where a step
+    # costs as much as a whole cumulative maximum, that is the fast way.
+    return lax.platform_dependent(
+        mask, cpu=partial(_walked, axis=axis), default=partial(_accumulated, axis=axis)
+    )
+
+
+def _accumulated(mask: Array, axis: int) -> Array:
     length = mask.shape[axis]
     index = lax.broadcasted_iota(jnp.int32, mask.shape, axis)
     before = lax.cummax(jnp.where(mask, -length, index), axis)
@@ -66,21 +82,43 @@ def _along_line(mask: Array, axis: int) -> Array:
     return jnp.where(steps < length, steps.astype(jnp.float32), jnp.inf)
 
 
-def _lower_envelope(squared: Array, axis: int, step: float) -> Array:
+def _walked(mask: Array, axis: int) -> Array:
+    def step(steps, inside):
+        steps = jnp.where(inside, steps + 1.0, 0.0)
+        return steps, steps
+
+    mask = jnp.moveaxis(mask, axis, 0)
+    first, last = (jnp.where(line, jnp.inf, jnp.float32(0.0)) for line in (mask[0], mask[-1]))
+    before = lax.scan(step, first, mask, unroll=4)[1]
+    after = lax.scan(step, last, mask, reverse=True, unroll=4)[1]
+    return jnp.moveaxis(jnp.minimum(before, after), 0, axis)
+
+
+def _lower_envelope(squared: Array, where: Array | None, axis: int, step: float) -> Array:
     """The minimum over j of squared[j] + (step (i - j))^2, for each i along an axis.
 
-    Every j is tried: envelopes of linear cost need a stack, and stacks need gathers. On two cores
-    the transform then takes 0.6 to 1.7 of scipy's time at 512 x 512 and 0.2 at 64^3. A reduction
-    over a new axis instead of the loop takes 4 times as long, and in 3D a copy for each j.
+    From the nearest j outwards, until no farther one can be the minimum where it is wanted.
+    Envelopes of linear cost need a stack, and stacks need gathers. A reduction over a new axis
+    instead of the loop needs a copy for each j.
     """
     length = squared.shape[axis]
-    line = tuple(length if a == axis else 1 for a in range(squared.ndim))
-    index = lax.broadcasted_iota(jnp.float32, line, axis)
+    border = [(length, length, 0) if a == axis else (0, 0, 0) for a in range(squared.ndim)]
+    padded = lax.pad(squared, jnp.float32(jnp.inf), border)
 
-    def lower(j, lowest):
-        steps = index - lax.convert_element_type(j, jnp.float32)
-        return jnp.minimum(
-            lowest, lax.dynamic_slice_in_dim(squared, j, 1, axis) + (step * steps) ** 2
-        )
+    def reach(away):
+        return (step * lax.convert_element_type(away, jnp.float32)) ** 2
 
-    return lax.fori_loop(0, length, lower, squared, unroll=4)
+    def unfinished(state):
+        away, lowest = state
+        wanted = lowest if where is None else jnp.where(where, lowest, 0.0)
+        return (away < length) & (reach(away) < jnp.max(wanted))
+
+    def lower(state):
+        away, lowest = state
+        for i in range(4):  # asked whether to go on after each one, it would take longer
+            for start in (length - away - i, length + away + i):
+                there = lax.dynamic_slice_in_dim(padded, start, length, axis)
+                lowest = jnp.minimum(lowest, there + reach(away + i))
+        return away + 4, lowest
+
+    return lax.while_loop(unfinished, lower, (jnp.int32(1), squared))[1]
