@@ -12,18 +12,24 @@ import pathlib
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from absl import app, flags, logging
 
 from jaxseg import config as config_module
+from jaxseg import parallel
 from jaxseg.config import Config
 
 USAGE_ERROR = 2
 
 
-def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+def run(
+    main: Callable[[], None], define_flags: Callable[[], None], *, pairs: Sequence[str] = ()
+) -> None:
     """Runs a command: its flags, then `main()`. Bad arguments are said in one line.
+
+    The flags named in `pairs`, of several values, also take two of them after one name.
 
     Flags are defined here rather than on import, because ml_collections reads the command line to
     define a config flag, and a program that only imports the library has its own.
@@ -35,7 +41,34 @@ def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
     with _one_line_errors(sys.argv):
         define_flags()
     own = sorted(set(flags.FLAGS) - others)
-    app.run(lambda _: main(), flags_parser=functools.partial(_parse, own=own))
+    app.run(lambda _: main(), flags_parser=functools.partial(_parse, own=own, pairs=pairs))
+
+
+def define_process_flags() -> None:
+    """The flags by which several processes of a command find each other."""
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, where several are started by hand."
+    )
+    flags.DEFINE_integer("num_processes", None, "The number of these processes.")
+    flags.DEFINE_integer("process_id", None, "The index of this process.")
+    flags.DEFINE_bool("distributed", False, "Join several processes as the cluster says.")
+
+
+@contextlib.contextmanager
+def work() -> Iterator[None]:
+    """What a command does, as one of several processes if asked; errors are said in one line."""
+    args = flags.FLAGS
+    with parallel.leaving_at_once():
+        try:
+            if args.distributed or args.coordinator:
+                parallel.initialize(args.coordinator, args.num_processes, args.process_id)
+            yield
+        except (ValueError, OSError) as error:
+            fail(explain(error))
+        except jax.errors.JaxRuntimeError as error:
+            if parallel.host()[1] == 1:
+                raise
+            fail(f"another host has failed or can't be reached: {error}", code=1)
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> typing.NoReturn:
@@ -52,12 +85,12 @@ def explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _parse(argv: list[str], *, own: list[str]) -> list[str]:
+def _parse(argv: list[str], *, own: list[str], pairs: Sequence[str]) -> list[str]:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
         print(_help(own), end="")
         sys.exit(0)
     with _one_line_errors(argv):
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_unpaired(argv, pairs))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     if len(rest) > 1:
@@ -65,6 +98,18 @@ def _parse(argv: list[str], *, own: list[str]) -> list[str]:
     if "config" in flags.FLAGS and not _is_config(flags.FLAGS.config):
         fail("get_config() of the config file must return a jaxseg.config.Config")
     return rest
+
+
+def _unpaired(argv: list[str], pairs: Sequence[str]) -> list[str]:
+    """`--name A B` as `--name=A --name=B`."""
+    found = list(argv)
+    for name in pairs:
+        for index, argument in enumerate(found):
+            values = found[index + 1 : index + 3]
+            if argument in (f"--{name}", f"-{name}") and len(values) == 2:
+                found[index : index + 3] = [f"--{name}={value}" for value in values]
+                break
+    return found
 
 
 @contextlib.contextmanager

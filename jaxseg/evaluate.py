@@ -1,14 +1,24 @@
-"""Scores the best checkpoint of a run again: python -m jaxseg.evaluate --workdir=DIR
+"""Scores a run's best checkpoint, or predicted masks against labels, and compares two of either.
 
-Reads the config that the run was trained with from its workdir and prints the scores that
-training printed for this checkpoint.
+    python -m jaxseg.evaluate --workdir=runs/mine
+    python -m jaxseg.evaluate --preds=masks --labels=truth --classes=background,nucleus
+    python -m jaxseg.evaluate --compare runs/a runs/b
+
+Prints the scores with 95 % intervals over images, and leaves them as summary.json, summary.md,
+images.csv (a row an image) and report.html (with curves and the best and worst images).
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
+import json
+import os
 import pathlib
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +32,29 @@ from jaxseg import (
     config,
     data,
     losses,
-    metrics,
     models,
     optim,
     parallel,
     pictures,
-    report,
+    scorecard,
+    scores,
 )
 from jaxseg.config import Config
+from jaxseg.scores import Evaluation
 from jaxseg.steps import TrainState, init_state, make_eval_step, make_predict
 
 CONFIG_FILE = "config.json"
+TEMPERATURE_FILE = "temperature.json"
+TRAINING = ("mean_iou", "accuracy", "loss")  # what is scored while training
+_OF_MASKS = ("mean_iou", "mean_dice", "accuracy")
+_OF_RUNS = (
+    *(*_OF_MASKS, "loss", "negative_log_likelihood", "brier"),
+    *("expected_calibration_error", "area_under_risk_coverage"),
+)
+_OF_SEGMENTS = (
+    *("object_f1", "mean_object_jaccard", "panoptic_quality", "segmentation_quality"),
+    *("variation_of_information", "adapted_rand_error"),
+)
 
 
 def make_model(config: Config) -> models.Functional:
@@ -58,66 +80,127 @@ def make_model(config: Config) -> models.Functional:
 
 
 class Evaluator:
-    """Scores states on the evaluation split, every image once."""
+    """Scores states on a split, every image once."""
 
-    def __init__(self, config: Config, model: models.Functional, runner: parallel.Runner):
-        self._config, self._runner = config, runner
+    def __init__(
+        self,
+        config: Config,
+        model: models.Functional,
+        runner: parallel.Runner,
+        *,
+        split: str | None = None,
+        names: Sequence[str] = TRAINING,
+        tolerance: float = 2.0,
+        temperature: float = 1.0,
+    ):
+        self.config, self._runner, self._names = config, runner, tuple(names)
         self._batch_size = parallel.round_up(config.eval_batch_size)
-        self._source = data.open_source(config.data, config.data.eval_split)
+        self.source = data.open_source(config.data, split or config.data.eval_split)
         prepare = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
-        self._step = runner.compile(
-            make_eval_step(
-                model.apply,
-                losses.weighted_sum(config.loss),
-                len(config.data.classes),
-                prepare=prepare,
-                axis_name=parallel.AXIS,
-            ),
-            donate_state=False,
+        self._loss = losses.weighted_sum(config.loss)
+
+        def logits(state, batch):
+            found, _ = model.apply(*state.eval_variables, prepare(batch).images, train=False)
+            return found / temperature
+
+        def measure(state, logits, image):
+            task = scores.Task(
+                len(config.data.classes), tolerance=tolerance, loss=self._loss, step=state.step
+            )
+            preds = jnp.argmax(logits, -1)
+            example = scores.Example(task, preds, image.labels, image.where, image.sizes, logits)
+            return scores.measure(self._names, example)
+
+        step = make_eval_step(logits, measure, axis_name=parallel.AXIS)
+        self._step = runner.compile(step, donate_state=False)
+        self._predict = jax.jit(make_predict(model.apply, prepare=prepare, temperature=temperature))
+
+    def evaluation(self, state: TrainState) -> Evaluation:
+        """What the metrics measure of each image."""
+        host, hosts = parallel.host()
+        positions = data.eval_positions(
+            len(self.source), batch_size=self._batch_size, host=host, hosts=hosts
         )
-        self._predict = jax.jit(make_predict(model.apply, prepare=prepare))
+        rows = []
+        for batch in data.batches(self.source, positions, self.config.data):
+            rows.append(
+                scores.finish(parallel.on_host(self._step(state, self._runner.shard(batch))))
+            )
+        count = len(self.source)
+        return Evaluation(
+            images=tuple(self.source.name(index) for index in range(count)),
+            classes=self.config.data.classes,
+            metrics=self._names,
+            statistics={key: np.concatenate([row[key] for row in rows])[:count] for key in rows[0]},
+        )
 
     def scores(self, state: TrainState) -> dict[str, float | None]:
         """The scores under the names of metrics.jsonl; None for a class that does not occur.
 
         The loss is the mean of the images' losses, weighted by their pixels that count.
         """
-        host, hosts = parallel.host()
-        positions = data.eval_positions(
-            len(self._source),
-            batch_size=self._batch_size,
-            host=host,
-            hosts=hosts,
-        )
-        confusion, sums = 0, {}
-        for batch in data.batches(self._source, positions, self._config.data):
-            found = parallel.on_host(self._step(state, self._runner.shard(batch)))
-            confusion = confusion + found["confusion"].astype(np.int64)
-            for name, value in found["loss"].items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        scores = {
-            "mean_iou": metrics.mean_iou(confusion),
-            "pixel_accuracy": metrics.accuracy(confusion),
-            **{name: value / max(confusion.sum(), 1) for name, value in sums.items()},
+        found = self.evaluation(state)
+        by_name, by_class = found.scores(), found.by_class()["mean_iou"]
+        values = np.sum(found.statistics["loss"], 0, dtype=np.float64)
+        terms = values[:, 0] / np.maximum(values[:, 1], 1)
+        named = {
+            "mean_iou": by_name["mean_iou"],
+            "pixel_accuracy": by_name["accuracy"],
+            "loss": terms[0],
+            **{f"loss/{name}": x for name, x in zip(self._terms(), terms[1:], strict=True)},
+            **{f"iou/{x}": y for x, y in zip(found.classes, by_class, strict=True)},
         }
-        for name, value in zip(self._config.data.classes, metrics.iou(confusion), strict=True):
-            scores[f"iou/{name}"] = float(value)
-        return {f"val/{k}": None if np.isnan(v) else v for k, v in scores.items()}
+        return {f"val/{k}": None if np.isnan(v) else float(v) for k, v in named.items()}
+
+    def _terms(self) -> list[str]:
+        """The names of the loss's terms, in the order of their statistics."""
+        size, classes = self.config.data.image_size, len(self.config.data.classes)
+        _, terms = jax.eval_shape(
+            self._loss,
+            jax.ShapeDtypeStruct((1, *size, classes), jnp.float32),
+            jax.ShapeDtypeStruct((1, *size), jnp.int32),
+            where=jax.ShapeDtypeStruct((1, *size), jnp.bool_),
+            step=jax.ShapeDtypeStruct((), jnp.int32),
+        )
+        return sorted(terms)
 
     def picture(self, state: TrainState) -> np.ndarray:
         """Images spread over the split, with their labels, predictions and entropies."""
-        classes = self._config.data.classes
-        count = min(self._config.pictures, len(self._source))
-        load = data.make_loader(self._source, self._config.data)
-        indices = np.linspace(0, len(self._source) - 1, count).astype(int)
-        batch = data.collate(map(load, indices))
-        probs = np.asarray(self._predict(parallel.local(state), batch))
-        examples = zip(batch.images, batch.labels, batch.where, probs, strict=True)
-        return pictures.sheet([pictures.panels(*x, classes) for x in examples], classes)
+        classes = self.config.data.classes
+        count = min(self.config.pictures, len(self.source))
+        indices = np.linspace(0, len(self.source) - 1, count).astype(int)
+        return pictures.sheet(
+            [pictures.panels(*x, classes) for x in self.examples(state, indices)], classes
+        )
+
+    def examples(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
+        """The image, labels, `where` and probabilities of some images."""
+        load = data.make_loader(self.source, self.config.data)
+        state = parallel.local(state)
+        for index in indices:
+            batch = data.collate([load(int(index))])
+            probs = np.asarray(self._predict(state, batch))
+            yield batch.images[0], batch.labels[0], batch.where[0], probs[0]
+
+    def compared(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
+        """What `pictures.comparison` draws of some images."""
+        for image, labels, where, probs in self.examples(state, indices):
+            yield image, labels, where, probs.argmax(-1), probs
 
 
-def evaluate(workdir: str | pathlib.Path) -> tuple[int, Config, dict[str, float | None]]:
-    """The step, config and scores of a run's best checkpoint."""
+class Run(NamedTuple):
+    """A run as its workdir has it, at its best checkpoint."""
+
+    workdir: pathlib.Path
+    config: Config
+    model: models.Functional
+    step: int
+    state: TrainState
+    temperature: float  # that its logits are divided by
+
+
+def open_run(workdir: str | os.PathLike) -> Run:
+    """Reads the config and the best checkpoint of a run."""
     workdir = pathlib.Path(workdir)
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -127,13 +210,60 @@ def evaluate(workdir: str | pathlib.Path) -> tuple[int, Config, dict[str, float 
         )
     run = config.read(path)
     model = make_model(run)
-    runner = parallel.make_runner(run.parallel)
-    evaluator = Evaluator(run, model, runner)
-    template = jax.eval_shape(make_init(run, model))
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
-    step, state = saved.restore_best(template)
+    step, state = saved.restore_best(jax.eval_shape(make_init(run, model)))
     saved.close()
-    return step, run, evaluator.scores(state)
+    return Run(workdir, run, model, step, parallel.replicate(state), _temperature(workdir, step))
+
+
+def _temperature(workdir: pathlib.Path, step: int) -> float:
+    """The temperature that was fitted to this checkpoint, and 1 if none was."""
+    path = workdir / TEMPERATURE_FILE
+    if not path.is_file():
+        return 1.0
+    try:
+        fitted = json.loads(path.read_text())
+        return float(fitted["temperature"]) if fitted["step"] == step else 1.0
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, or fit it again") from error
+
+
+def evaluate_masks(
+    masks: data.MaskFolders,
+    classes: Sequence[str] | None,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    tolerance: float = 2.0,
+) -> Evaluation:
+    """What the metrics measure of each predicted mask; `classes` is None for those of segments."""
+    runner = parallel.make_runner("pmap")
+    batch_size = parallel.round_up(batch_size)
+    host, hosts = parallel.host()
+    found = {}
+    for group in masks.groups():
+        task = scores.Task(
+            None if classes is None else len(classes),
+            group.num_segments,
+            group.spacing,
+            tolerance,
+        )
+
+        def measure(state, preds, image, task=task):
+            example = scores.Example(task, preds, image.labels, image.where, image.sizes)
+            return scores.measure(names, example)
+
+        step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=parallel.AXIS)
+        step = runner.compile(step, donate_state=False)
+        rows = []
+        for batch in masks.batches(group, batch_size=batch_size, host=host, hosts=hosts):
+            rows.append(scores.finish(parallel.on_host(step((), runner.shard(batch)))))
+        for key in rows[0]:
+            values = np.concatenate([row[key] for row in rows])
+            found.setdefault(key, {}).update(zip(group.indices, values, strict=False))
+    count = range(len(masks.names))
+    statistics = {key: np.stack([rows[i] for i in count]) for key, rows in found.items()}
+    return Evaluation(masks.names, tuple(classes or ()), tuple(names), statistics)
 
 
 def make_init(config: Config, model: models.Functional) -> Callable[[], TrainState]:
@@ -144,20 +274,168 @@ def make_init(config: Config, model: models.Functional) -> Callable[[], TrainSta
     )
 
 
+def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
+    args = flags.FLAGS
+    evaluator = Evaluator(
+        run.config,
+        run.model,
+        parallel.make_runner(run.config.parallel),
+        split=args.split,
+        names=names,
+        tolerance=args.tolerance,
+        temperature=run.temperature,
+    )
+    return evaluator, evaluator.evaluation(run.state)
+
+
+def _of_folder(preds: str, names: Sequence[str]) -> tuple[data.MaskFolders, Evaluation]:
+    args = flags.FLAGS
+    classes = None if args.segments else tuple(args.classes)
+    masks = data.MaskFolders(
+        preds,
+        args.labels,
+        num_classes=None if classes is None else len(classes),
+        ignore_label=args.ignore_label,
+    )
+    found = evaluate_masks(
+        masks, classes, names, batch_size=args.batch_size, tolerance=args.tolerance
+    )
+    return masks, found
+
+
+def _names() -> tuple[str, ...]:
+    """The metrics asked for, or those that are usual for what is scored."""
+    args = flags.FLAGS
+    if args.segments:
+        known, usual = scores.SEGMENTS, _OF_SEGMENTS
+    elif args.labels:
+        known, usual = scores.CLASSES, _OF_MASKS
+    else:
+        known, usual = (*scores.CLASSES, *scores.PROBABILITIES), _OF_RUNS
+    for name in args.metrics or ():
+        if name not in scores.METRICS:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+            raise ValueError(f"--metrics has {name!r}, which is no metric; {hint}")
+        if name not in known:
+            what = "segments" if args.segments else "class masks" if args.labels else "a run"
+            raise ValueError(
+                f"--metrics has {name!r}, which {what} can't be scored by; choose from "
+                f"{', '.join(known)}"
+            )
+    return tuple(dict.fromkeys(args.metrics or usual))
+
+
+def _score(console: Console) -> None:
+    args = flags.FLAGS
+    names = _names()
+    if args.workdir:
+        run = open_run(args.workdir)
+        evaluator, found = _of_run(run, names)
+        split = args.split or run.config.data.eval_split
+        facts = {
+            "run": str(run.workdir.absolute()),
+            "step": run.step,
+            "split": split,
+            "temperature": run.temperature,
+        }
+        title = f"Best checkpoint: step {run.step}"
+        output = run.workdir / "evaluation" / re.sub(r"[^\w.-]+", "_", split)
+        examples = functools.partial(evaluator.compared, run.state)
+    else:
+        masks, found = _of_folder(args.preds, names)
+        facts = {"preds": str(pathlib.Path(args.preds).absolute()), "labels": args.labels}
+        title = f"{len(found.images)} masks of {args.preds}"
+        output = pathlib.Path(time.strftime("runs/%Y%m%d-%H%M%S-evaluation"))
+        examples = masks.examples if args.segments else masks.compared
+    if not parallel.is_primary():
+        return
+    summary = scorecard.summary(found, facts, samples=args.bootstrap)
+    console.print(scorecard.table(summary, title))
+    output = pathlib.Path(args.output or output)
+    scorecard.write(output, found, summary, title, examples)
+    for name in scorecard.FILES:
+        console.print(f"{output / name}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _compare(console: Console) -> None:
+    args = flags.FLAGS
+    names, sides = _names(), args.compare
+    if args.labels:
+        found = [_of_folder(side, names)[1] for side in sides]
+    else:
+        found = [_of_run(open_run(side), names)[1] for side in sides]
+    if found[0].images != found[1].images or found[0].classes != found[1].classes:
+        raise ValueError(
+            f"{sides[0]} and {sides[1]} were not scored on the same images and classes "
+            f"({len(found[0].images)} and {len(found[1].images)} images), so that they can't be "
+            "compared; give both the same --split of the same data"
+        )
+    if not parallel.is_primary():
+        return
+    differences = scores.compare(*found, samples=args.bootstrap)
+    console.print(scorecard.comparison(differences, sides, len(found[0].images)))
+    output = pathlib.Path(args.output or time.strftime("runs/%Y%m%d-%H%M%S-comparison"))
+    path = scorecard.write_comparison(output, differences, sides)
+    console.print(f"{path}", soft_wrap=True, highlight=False, markup=False)
+
+
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The directory of the run to score.")
+    flags.DEFINE_string("split", None, "What to score it on. [its data.eval_split]")
+    flags.DEFINE_string("preds", None, "A folder of predicted masks to score instead of a run.")
+    flags.DEFINE_string("labels", None, "The folder of their labels, of the same file names.")
+    flags.DEFINE_list("classes", [], "The names of the classes of masks, in order: a,b,c.")
+    flags.DEFINE_integer("ignore_label", 255, "Pixels with this label do not count.")
+    flags.DEFINE_bool("segments", False, "Masks are ids of objects, 0 the background; no classes.")
+    flags.DEFINE_list(
+        "metrics", None, f"Of {', '.join(scores.METRICS)}. [the usual ones for what is scored]"
+    )
+    flags.DEFINE_float(
+        "tolerance", 2.0, "Of normalized_surface_dice, in pixels or in the units of NIfTI files."
+    )
+    flags.DEFINE_integer("bootstrap", 1000, "Resamplings of the images, for intervals.")
+    flags.DEFINE_multi_string(
+        "compare", None, "A B: two runs, or with --labels two folders of masks."
+    )
+    flags.DEFINE_string("output", None, "Where the report goes. [evaluation/ in the workdir]")
+    flags.DEFINE_integer("batch_size", 8, "Masks measured at a time.")
+    cli.define_process_flags()
 
 
 def main() -> None:
-    workdir = flags.FLAGS.workdir
-    if not workdir:
-        cli.fail("--workdir is missing; give the directory of a run, as training printed it")
-    try:
-        step, _, scores = evaluate(workdir)
-    except (ValueError, OSError) as error:
-        cli.fail(cli.explain(error))
-    Console().print(report.score_table(scores, f"Best checkpoint: step {step}"))
+    args = flags.FLAGS
+    _check(args)
+    with cli.work():
+        console = Console(quiet=not parallel.is_primary())
+        _compare(console) if args.compare else _score(console)
+
+
+def _check(args: flags.FlagValues) -> None:
+    """Ends the command unless its flags say what to score."""
+    if args.compare and len(args.compare) != 2:
+        cli.fail("--compare needs two runs, or with --labels two folders: --compare A B")
+    given = [name for name in ("workdir", "preds", "compare") if args[name].value]
+    if len(given) != 1:
+        also = f", not {' and '.join('--' + name for name in given)}" if given else ""
+        cli.fail(
+            "--workdir of a run, --preds with --labels, or --compare A B says what to score"
+            f"{also}; give one of them, see --help"
+        )
+    if args.preds and not args.labels:
+        cli.fail("--labels is missing: the folder with the labels of the masks in --preds")
+    if args.labels and args.workdir:
+        cli.fail("--labels goes with --preds; a run has its own labels, of the --split")
+    if args.labels and not args.segments and not args.classes:
+        cli.fail(
+            "--classes is missing; name the classes in the order of their values, as in "
+            "--classes=background,nucleus, or give --segments if values are ids of objects"
+        )
+    if args.segments and (args.classes or not args.labels):
+        cli.fail("--segments goes with --labels and without --classes: segments have no classes")
+    if args.bootstrap < 0 or args.batch_size < 1 or not args.tolerance >= 0:
+        cli.fail("--bootstrap and --tolerance must be at least 0, and --batch_size at least 1")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    cli.run(main, define_flags, pairs=("compare",))

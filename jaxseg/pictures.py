@@ -48,15 +48,69 @@ def panels(
     """
     colours = palette(len(classes))
     label = np.where(where[..., None], colours[labels], np.uint8(IGNORED))
-    uncertainty = entropy(probs) / np.log(max(2, len(classes)))
-    heat = cv2.applyColorMap(
-        (255 * np.clip(uncertainty, 0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO
-    )
     row = [
         ("image", _display(image)),
         ("label", label),
         ("prediction", colours[probs.argmax(-1)]),
-        (f"entropy, 0..{np.log(len(classes)):.2f} nats", heat[..., ::-1]),
+        (f"entropy, 0..{np.log(len(classes)):.2f} nats", _heat(probs)),
+    ]
+    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
+    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+
+
+def comparison(
+    image: UInt8[np.ndarray, "height width channels"] | None,
+    labels: Int[np.ndarray, "height width"],
+    where: Bool[np.ndarray, "height width"],
+    preds: Int[np.ndarray, "height width"],
+    probs: Float[np.ndarray, "height width classes"] | None,
+    num_classes: int,
+) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
+    """One row: label and prediction over the image, the pixels that are wrong, and the entropy.
+
+    Without an image the colours stand alone, and without probabilities the entropy is left out.
+    Wrong pixels are red, and those that don't count grey.
+    """
+    colours = palette(num_classes)
+    shown = None if image is None else _display(image)
+    picture = colours[labels] if shown is None else shown
+    grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1) // 2 + 96
+    wrong = where & (preds != labels)
+    errors = np.where(wrong[..., None], np.uint8((220, 30, 30)), grey.astype(np.uint8))
+    row = [
+        ("label", np.where(where[..., None], _over(shown, colours, labels), np.uint8(IGNORED))),
+        ("prediction", _over(shown, colours, preds)),
+        ("wrong pixels", np.where(where[..., None], errors, np.uint8(IGNORED))),
+    ]
+    if probs is not None:
+        row.append((f"entropy, 0..{np.log(num_classes):.2f} nats", _heat(probs)))
+    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
+    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+
+
+def segments(
+    labels: Int[np.ndarray, "height width"],
+    where: Bool[np.ndarray, "height width"],
+    preds: Int[np.ndarray, "height width"],
+) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
+    """One row: the labelled and the predicted segments, and their boundaries in one picture.
+
+    Boundaries of labels are green, those of predictions red, and those of both yellow.
+    """
+    colours = palette(64)
+
+    def coloured(ids):
+        return np.where((ids > 0)[..., None], colours[1 + ids % 63], np.uint8(0))
+
+    def boundaries(ids):
+        ids = ids.astype(np.float32)
+        return cv2.morphologyEx(ids, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+
+    both = np.stack([boundaries(preds), boundaries(labels), np.zeros_like(where)], -1)
+    row = [
+        ("labelled segments", np.where(where[..., None], coloured(labels), np.uint8(IGNORED))),
+        ("predicted segments", coloured(preds)),
+        ("boundaries: label green, prediction red", 255 * both.astype(np.uint8)),
     ]
     enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
     return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
@@ -68,6 +122,20 @@ def sheet(
     """Rows of panels one below the other, with a legend of the classes."""
     rows = [np.pad(row, ((0, _GAP), (0, 0), (0, 0)), constant_values=255) for row in rows]
     return np.concatenate([*rows, _legend(classes, rows[0].shape[1])])
+
+
+def _over(image: np.ndarray | None, colours: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The colours of the classes, half over the image; that of class 0 is the image itself."""
+    drawn = colours[indices % len(colours)]
+    if image is None:
+        return drawn
+    return np.where((indices > 0)[..., None], image // 2 + drawn // 2, image)
+
+
+def _heat(probs: np.ndarray) -> np.ndarray:
+    uncertainty = entropy(probs) / np.log(max(2, probs.shape[-1]))
+    levels = (255 * np.clip(uncertainty, 0, 1)).astype(np.uint8)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def _display(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import optax
 from jax import lax
 
 from jaxseg.batch import Batch
-from jaxseg.metrics import confusion_matrix
 from jaxseg.models import Functional
 
 if TYPE_CHECKING:
@@ -108,46 +107,47 @@ def make_train_step(
 
 
 def make_eval_step(
-    apply: Callable,
-    loss_fn: Callable,
-    num_classes: int,
+    answer: Callable[[NamedTuple, NamedTuple], Array],
+    measure: Callable[[NamedTuple, Array, NamedTuple], dict],
     *,
-    prepare: Callable[[Batch], Batch],
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], dict]:
+) -> Callable[[NamedTuple, NamedTuple], dict]:
     """Makes `eval_step(state, batch)` for one replica of `axis_name`.
 
-    It returns the `confusion` matrix of the global batch and, under `loss`, the sum over its images
-    of their loss and its terms, each times the image's number of pixels that count. So the sum over
-    a data set does not depend on how images are batched, whatever the loss.
+    It returns what `measure(state, answer, image)` finds of each image of the global batch, an
+    array `[images, ...]` each, with the image's row of the `answer(state, batch)` and of the batch.
+    Images are measured one by one, by a program that does not depend on how many there are, so that
+    what is found of an image does not depend on its batch to the last bit.
     """
 
     def eval_step(state, batch):
-        batch = prepare(batch)
-        logits, _ = apply(*state.eval_variables, batch.images, train=False)
-        confusion = confusion_matrix(
-            jnp.argmax(logits, -1), batch.labels, num_classes, where=batch.where
-        )
+        answers = answer(state, batch)
+        found = lax.map(lambda row: measure(state, *row), (answers, batch))
+        if axis_name is None:
+            return found
+        replica, replicas = lax.axis_index(axis_name), lax.axis_size(axis_name)
 
-        def image_loss(logits, labels, where):
-            # As a batch of one, since losses may need the axis of images.
-            loss, terms = loss_fn(logits[None], labels[None], where=where[None], step=state.step)
-            values = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}}
-            return jax.tree.map(lambda value: value * jnp.sum(where), values)
+        def gather(rows):
+            everywhere = jnp.zeros((replicas * len(rows), *rows.shape[1:]), rows.dtype)
+            own = lax.dynamic_update_slice_in_dim(everywhere, rows, replica * len(rows), 0)
+            return lax.psum(own, axis_name)
 
-        losses = jax.vmap(image_loss)(logits, batch.labels, batch.where)
-        found = {"confusion": confusion, "loss": jax.tree.map(jnp.sum, losses)}
-        return found if axis_name is None else lax.psum(found, axis_name)
+        return jax.tree.map(gather, found)
 
     return eval_step
 
 
-def make_predict(apply: Callable, *, prepare: Callable[[Batch], Batch]) -> Callable:
-    """Makes `predict(state, batch) -> probs`, the class probabilities of each pixel."""
+def make_predict(
+    apply: Callable, *, prepare: Callable[[Batch], Batch], temperature: float = 1.0
+) -> Callable[[TrainState, Batch], Array]:
+    """Makes `predict(state, batch) -> probs`, the class probabilities of each pixel.
+
+    Logits are divided by the `temperature`, as `temperature.fit` finds it.
+    """
 
     def predict(state, batch):
         logits, _ = apply(*state.eval_variables, prepare(batch).images, train=False)
-        return jax.nn.softmax(logits)
+        return jax.nn.softmax(logits / temperature)
 
     return predict
 

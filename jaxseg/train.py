@@ -376,30 +376,17 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "allow_config_change", False, "Resume even if the config is not the one it began with."
     )
-    flags.DEFINE_string(
-        "coordinator", None, "host:port of process 0, where several are started by hand."
-    )
-    flags.DEFINE_integer("num_processes", None, "The number of these processes.")
-    flags.DEFINE_integer("process_id", None, "The index of this process.")
-    flags.DEFINE_bool("distributed", False, "Join several processes as the cluster says.")
+    cli.define_process_flags()
 
 
 def main() -> None:
     args = flags.FLAGS
     workdir = pathlib.Path(args.workdir or time.strftime("runs/%Y%m%d-%H%M%S"))
-    with parallel.leaving_at_once():
+    with cli.work():
         try:
-            if args.distributed or args.coordinator:
-                parallel.initialize(args.coordinator, args.num_processes, args.process_id)
             train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
         except NotFiniteError as error:
             cli.fail(str(error), code=1)
-        except (ValueError, OSError) as error:
-            cli.fail(cli.explain(error))
-        except jax.errors.JaxRuntimeError as error:
-            if parallel.host()[1] == 1:
-                raise
-            cli.fail(f"another host has failed or can't be reached: {error}", code=1)
 
 
 if __name__ == "__main__":

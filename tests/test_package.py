@@ -55,12 +55,14 @@ ROOMS = {
     "models": set(),
     "ops": {"checks"},
     "optim": {"config"},
-    "cli": {"config"},
+    "cli": {"config", "parallel"},
     "steps": {"batch", "metrics", "models"},
     "parallel": {"batch"},
     "data": {"batch", "config"},
     "checkpoints": {"parallel"},
     "report": set(),
+    "scores": {"losses", "metrics"},
+    "scorecard": {"metrics", "pictures", "scores"},
 }
 BELOW = set(ROOMS) | {"evaluate"}
 ROOMS |= {

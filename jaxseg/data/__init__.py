@@ -1,7 +1,9 @@
 """Batches from tensorflow-datasets and folders, addressed by the step."""
 
 from jaxseg.data.augment import augment, normalise
-from jaxseg.data.datasets import DataError, Example, Source, open_source
+from jaxseg.data.datasets import Example, Source, open_source
+from jaxseg.data.files import DataError
+from jaxseg.data.masks import MaskFolders
 from jaxseg.data.pipeline import (
     batches,
     collate,
@@ -13,6 +15,7 @@ from jaxseg.data.pipeline import (
 __all__ = [
     "DataError",
     "Example",
+    "MaskFolders",
     "Source",
     "augment",
     "batches",

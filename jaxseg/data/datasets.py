@@ -8,18 +8,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from jaxseg.config import Data
+from jaxseg.data import files
+from jaxseg.data.files import DataError
 
 if TYPE_CHECKING:
     from jaxtyping import Integer, UInt8
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-
-class DataError(ValueError):
-    """Data that can't be used, said in one line: what was found, what is needed, what to do."""
 
 
 class Example(NamedTuple):
@@ -143,18 +138,18 @@ class FolderSource:
                     f"{directory} is not a directory, but data.root and data.{field} name it as "
                     f"the place of split {split!r}; correct them, or the split"
                 )
-            directories.append(_by_stem(directory))
+            directories.append(files.by_stem(directory, files.PICTURES))
         images, masks = directories
         if config.listing:
             listing = root / config.listing.replace("{split}", base)
             if not listing.is_file():
                 raise DataError(f"{listing} is not a file, but data.listing names it")
             names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
-            stems = [_stem(pathlib.Path(name)) for name in names]
+            stems = [files.stem(pathlib.Path(name), files.PICTURES) for name in names]
         else:
             stems = sorted(images)
-        for kind, files in (("image", images), ("mask", masks)):
-            missing = [stem for stem in stems if stem not in files]
+        for kind, found in (("image", images), ("mask", masks)):
+            missing = [stem for stem in stems if stem not in found]
             if missing:
                 raise DataError(
                     f"{len(missing)} of the {len(stems)} images of split {split!r} have no {kind} "
@@ -172,7 +167,7 @@ class FolderSource:
 
     def __getitem__(self, index):
         image, mask = self._pairs[index]
-        return Example(_read_image(image), _read_mask(mask))
+        return Example(files.read_image(image), files.read_mask(mask))
 
     def name(self, index):
         image, mask = self._pairs[index]
@@ -183,63 +178,3 @@ def _bound(number: str, percent: str, count: int, default: int) -> int:
     if not number:
         return default
     return round(count * int(number) / 100) if percent else min(int(number), count)
-
-
-def _by_stem(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    files = {}
-    for path in sorted(directory.iterdir()):
-        # Files that begin with a dot are what macOS leaves beside each real one.
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
-            if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} have the same name; remove one")
-            files[path.stem] = path
-    return files
-
-
-def _stem(path: pathlib.Path) -> str:
-    """The name without the suffix of an image; other dots belong to the name."""
-    return path.stem if path.suffix.lower() in SUFFIXES else path.name
-
-
-def _read_image(path: pathlib.Path) -> np.ndarray:
-    colours = dict.fromkeys(("P", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
-    return np.atleast_3d(_decode(path, "an image", {"1": "L", "LA": "L", **colours})[1])
-
-
-def _read_mask(path: pathlib.Path) -> np.ndarray:
-    # A palette mask's values are its indices, not its colours.
-    mode, mask = _decode(path, "a mask", {"1": "L"})
-    if mask.ndim != 2 or mask.dtype.kind not in "iu":
-        raise DataError(
-            f"{path} is a mask of mode {mode}, but masks need one channel of class indices "
-            "(grey or palette); convert its colours to indices"
-        )
-    return mask // 255 if mode == "1" else mask
-
-
-def _decode(path: pathlib.Path, what: str, conversions: dict[str, str]) -> tuple[str, np.ndarray]:
-    """The mode of a picture file and its values, after a conversion if its mode has one.
-
-    By Pillow, which unlike OpenCV keeps palette indices and refuses files that are cut short.
-    Orientation tags are ignored, since masks have none; those of TIFF files, which Pillow obeys,
-    are refused.
-    """
-    try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            if picture.format == "TIFF" and picture.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
-                raise DataError(
-                    f"{path} has an orientation tag, which turns a TIFF file away from its mask; "
-                    "save it upright"
-                )
-            if mode.startswith("RGB") and any(";16" in str(tile) for tile in picture.tile):
-                raise DataError(f"{path}: the image is uint16, but must be uint8; convert it")
-            if mode in conversions:
-                return mode, np.asarray(picture.convert(conversions[mode]))
-            return mode, np.asarray(picture)
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} can't be read as {what} ({error}); replace the file or remove it"
-        ) from error

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxseg.batch import Batch
 from jaxseg.config import Data
-from jaxseg.data.datasets import DataError, Source
+from jaxseg.data.datasets import Source
+from jaxseg.data.files import DataError
 
 _EPOCHS = 10**9  # without end, in practice: grain can't batch an endless data set by one
 
