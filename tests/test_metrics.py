@@ -151,6 +151,13 @@ def test_other_types_are_an_error(preds, labels, where, named):
         metrics.confusion_matrix(preds, labels, 2, where=where)
 
 
+def test_classes_that_int32_cannot_number_are_an_error():
+    """The bins of 46341 classes would wrap around and be counted as others."""
+    assert 46340**2 < 2**31 - 1 < 46341**2
+    with pytest.raises(ValueError, match="num_classes is 46341, but at most 46340 can be counted"):
+        metrics.confusion_matrix(np.zeros(2, int), np.zeros(2, int), 46341)
+
+
 @pytest.mark.usefixtures("x64")
 def test_large_labels_do_not_wrap_into_a_class():
     large = jnp.array([2**32, 1, 2**32 + 1])
@@ -340,15 +347,17 @@ def test_by_image():
         metrics.confusion_matrix(1, 1, 4, by_image=True)
 
 
-def test_accelerators_do_not_scatter():
-    """They multiply one-hot matrices, which gives the same numbers."""
+@pytest.mark.parametrize("num_classes", [4, 256, 257])
+def test_accelerators_do_not_scatter(num_classes):
+    """They multiply one-hot matrices, which gives the same numbers, unless classes are many."""
     preds, labels, where = batches()
 
     def counted(preds, labels):
-        return metrics.confusion_matrix(preds, labels, 4, where=where)
+        return metrics.confusion_matrix(preds, labels, num_classes, where=where)
 
     traced = jax.jit(counted).trace(preds, labels)
-    for platform, scatters in (("tpu", False), ("cuda", False), ("cpu", True)):
+    many = num_classes > 256
+    for platform, scatters in (("tpu", many), ("cuda", many), ("cpu", True)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("scatter" in text) == scatters, platform
         assert ("dot_general" in text) != scatters, platform

@@ -25,12 +25,19 @@ import numpy as np
 from jax import lax
 
 from jaxseg import checks
+from jaxseg.metrics._counts import checked, ratio
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 # So many low bits of a number of pixels are counted by themselves.
 _BITS = 20
+
+# Up to so many classes, an accelerator multiplies one-hot matrices.
+_PRODUCT = 256
+
+# The most classes whose square, the number of bins, is in the range of int32.
+_MOST = 46340
 
 
 def confusion_matrix(
@@ -54,6 +61,11 @@ def confusion_matrix(
     """
     preds, labels = jnp.asarray(preds), jnp.asarray(labels)
     checks.whole("num_classes", num_classes)
+    if num_classes > _MOST:
+        raise ValueError(
+            f"num_classes is {num_classes}, but at most {_MOST} can be counted; renumber the ids "
+            "that occur as 0, 1, ..."
+        )
     for name, array in (("preds", preds), ("labels", labels)):
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(
@@ -95,7 +107,10 @@ def _count(preds, labels, where, num_classes: int) -> Int[Array, "labels preds"]
         )
 
     # A CPU adds one by one, in a fourteenth of the time of a product of one-hot matrices; where
-    # thousands of threads would have to take turns, the product is the fast way.
+    # thousands of threads would have to take turns, the product is the fast way. But its work grows
+    # with the square of the classes, of which the more there are, the fewer threads meet in a bin.
+    if num_classes > _PRODUCT:
+        return scattered(preds, labels, counts)
     return lax.platform_dependent(preds, labels, counts, cpu=scattered, default=multiplied)
 
 
@@ -168,7 +183,7 @@ def iou(
     [0.5, 0.5]
     """
     true, predicted, labelled = _areas(confusion)
-    return _ratio(true, predicted + labelled - true, empty)
+    return ratio(true, predicted + labelled - true, empty)
 
 
 def dice(
@@ -197,7 +212,7 @@ def f_beta(
     """
     checks.positive("beta", beta)
     true, predicted, labelled = _areas(confusion)
-    return _ratio((1 + beta**2) * true, beta**2 * labelled + predicted, empty)
+    return ratio((1 + beta**2) * true, beta**2 * labelled + predicted, empty)
 
 
 def precision(
@@ -211,7 +226,7 @@ def precision(
     [1.0, 0.5]
     """
     true, predicted, _ = _areas(confusion)
-    return _ratio(true, predicted, empty)
+    return ratio(true, predicted, empty)
 
 
 def recall(
@@ -225,7 +240,7 @@ def recall(
     [0.5, 1.0]
     """
     true, _, labelled = _areas(confusion)
-    return _ratio(true, labelled, empty)
+    return ratio(true, labelled, empty)
 
 
 def mean_iou(
@@ -242,7 +257,7 @@ def mean_iou(
     """
     values = iou(confusion, empty=empty)
     found = ~np.isnan(values)
-    return _ratio(np.sum(np.where(found, values, 0.0), -1), np.sum(found, -1), math.nan)
+    return ratio(np.sum(np.where(found, values, 0.0), -1), np.sum(found, -1), math.nan)
 
 
 def frequency_weighted_iou(
@@ -256,7 +271,7 @@ def frequency_weighted_iou(
     0.775
     """
     _, _, labelled = _areas(confusion)
-    return _ratio(np.sum(labelled * iou(confusion, empty=0.0), -1), np.sum(labelled, -1), math.nan)
+    return ratio(np.sum(labelled * iou(confusion, empty=0.0), -1), np.sum(labelled, -1), math.nan)
 
 
 def accuracy(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.ndarray, "*images"]:
@@ -266,7 +281,7 @@ def accuracy(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.nda
     0.875
     """
     true, predicted, _ = _areas(confusion)
-    return _ratio(np.sum(true, -1), np.sum(predicted, -1), math.nan)
+    return ratio(np.sum(true, -1), np.sum(predicted, -1), math.nan)
 
 
 def kappa(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.ndarray, "*images"]:
@@ -280,7 +295,7 @@ def kappa(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.ndarra
     """
     true, predicted, labelled = _shares(confusion)
     chance = np.sum(predicted * labelled, -1)
-    return _ratio(np.sum(true, -1) - chance, 1.0 - chance, math.nan)
+    return ratio(np.sum(true, -1) - chance, 1.0 - chance, math.nan)
 
 
 def mcc(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.ndarray, "*images"]:
@@ -295,7 +310,7 @@ def mcc(confusion: Int[np.ndarray, "*images labels preds"]) -> Float[np.ndarray,
     true, predicted, labelled = _shares(confusion)
     covariance = np.sum(true, -1) - np.sum(predicted * labelled, -1)
     variances = [np.sum(x * (1.0 - x), -1) for x in (predicted, labelled)]
-    return _ratio(covariance, np.sqrt(variances[0] * variances[1]), math.nan)
+    return ratio(covariance, np.sqrt(variances[0] * variances[1]), math.nan)
 
 
 def worst(values: Float[np.ndarray, "*images"], fraction: float = 0.05) -> float:
@@ -313,15 +328,7 @@ def worst(values: Float[np.ndarray, "*images"], fraction: float = 0.05) -> float
 
 def _areas(confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pixels of each class that are true, predicted, and labelled."""
-    confusion = np.asarray(confusion)
-    if not np.issubdtype(confusion.dtype, np.integer):
-        raise TypeError(f"confusion is {confusion.dtype}, but must be counts of an integer dtype")
-    if confusion.ndim < 2 or confusion.shape[-1] != confusion.shape[-2]:
-        raise ValueError(
-            f"confusion is {list(confusion.shape)}, but must be [..., labels, preds] with as many "
-            "of both"
-        )
-    confusion = confusion.astype(np.int64)
+    confusion = checked(confusion)
     return np.diagonal(confusion, 0, -2, -1), confusion.sum(-2), confusion.sum(-1)
 
 
@@ -329,11 +336,4 @@ def _shares(confusion) -> list[np.ndarray]:
     """The areas as shares of all pixels that count."""
     areas = _areas(confusion)
     number = np.sum(areas[1], -1, keepdims=True)
-    return [_ratio(x, number, math.nan) for x in areas]
-
-
-def _ratio(numerator, denominator, empty: float) -> np.ndarray:
-    """The quotient in float64, and `empty` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    quotient = np.full(denominator.shape, empty, np.float64)
-    return np.divide(numerator, denominator, out=quotient, where=denominator != 0)[()]
+    return [ratio(x, number, math.nan) for x in areas]
