@@ -15,6 +15,24 @@ from jaxseg.metrics.confusion import (
     recall,
     worst,
 )
+from jaxseg.metrics.information import (
+    AdaptedRand,
+    VariationOfInformation,
+    adapted_rand_error,
+    mutual_information,
+    normalized_mutual_information,
+    variation_of_information,
+)
+from jaxseg.metrics.instances import (
+    PanopticQuality,
+    SegmentCounts,
+    average_precision,
+    object_counts,
+    object_f1,
+    object_jaccard,
+    panoptic_counts,
+    panoptic_quality,
+)
 from jaxseg.metrics.surfaces import (
     SurfaceDistances,
     average_surface_distance,
@@ -26,9 +44,15 @@ from jaxseg.metrics.surfaces import (
 )
 
 __all__ = [
+    "AdaptedRand",
     "Confusion",
+    "PanopticQuality",
+    "SegmentCounts",
     "SurfaceDistances",
+    "VariationOfInformation",
     "accuracy",
+    "adapted_rand_error",
+    "average_precision",
     "average_surface_distance",
     "boundary_iou",
     "confusion_matrix",
@@ -41,9 +65,17 @@ __all__ = [
     "kappa",
     "mcc",
     "mean_iou",
+    "mutual_information",
+    "normalized_mutual_information",
     "normalized_surface_dice",
+    "object_counts",
+    "object_f1",
+    "object_jaccard",
+    "panoptic_counts",
+    "panoptic_quality",
     "precision",
     "recall",
     "surface_distances",
+    "variation_of_information",
     "worst",
 ]
