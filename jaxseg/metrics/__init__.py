@@ -33,6 +33,9 @@ from jaxseg.metrics.instances import (
     panoptic_counts,
     panoptic_quality,
 )
+from jaxseg.metrics.raters import (
+    generalised_energy_distance,
+)
 from jaxseg.metrics.surfaces import (
     SurfaceDistances,
     average_surface_distance,
@@ -59,6 +62,7 @@ __all__ = [
     "dice",
     "f_beta",
     "frequency_weighted_iou",
+    "generalised_energy_distance",
     "hausdorff",
     "hausdorff_95",
     "iou",
