@@ -48,6 +48,7 @@ ROOMS = {
     "batch": set(),
     "checks": set(),
     "config": set(),
+    "decisions": {"checks"},
     "pictures": set(),
     "labels": {"checks"},
     "losses": {"checks", "ops"},
@@ -66,7 +67,7 @@ ROOMS = {
 }
 BELOW = set(ROOMS) | {"evaluate"}
 ROOMS |= {
-    "__init__": {"batch", "labels", "losses", "metrics", "models", "ops"},
+    "__init__": {"batch", "decisions", "labels", "losses", "metrics", "models", "ops"},
     "evaluate": BELOW,
     "train": BELOW,
 }
@@ -124,13 +125,13 @@ def test_nobody_may_import_train():
     assert not [room for room, allowed in ROOMS.items() if "train" in allowed]
 
 
-def test_losses_ops_labels_and_checks_import_jax_and_numpy_alone():
+def test_checks_decisions_labels_losses_and_ops_import_jax_and_numpy_alone():
     """Besides the standard library, and jaxtyping for those who check types."""
     allowed = {"jax", "numpy", "jaxtyping", "jaxseg", *sys.stdlib_module_names}
     found = {
         (module, name)
         for room, module, tree in sources()
-        if room in ("checks", "labels", "losses", "ops")
+        if room in ("checks", "decisions", "labels", "losses", "ops")
         for name in imported(module, tree)
         if name.split(".")[0] not in allowed
     }
@@ -146,7 +147,7 @@ def typing_names(module):
     return names
 
 
-CHECKED = ("checks", "labels", "losses", "metrics", "models", "ops")
+CHECKED = ("checks", "decisions", "labels", "losses", "metrics", "models", "ops")
 
 
 def functions():
@@ -217,7 +218,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for room in (jaxseg.labels, jaxseg.losses, jaxseg.metrics, jaxseg.ops):
+    for room in (jaxseg.decisions, jaxseg.labels, jaxseg.losses, jaxseg.metrics, jaxseg.ops):
         for name in room.__all__:
             if name.startswith("upsample_") or is_record(getattr(room, name)):
                 continue  # made by a function that has one
