@@ -351,7 +351,7 @@ def _score(console: Console) -> None:
     if not parallel.is_primary():
         return
     summary = scorecard.summary(found, facts, samples=args.bootstrap)
-    console.print(scorecard.table(summary, title))
+    console.print(*scorecard.tables(summary, title))
     output = pathlib.Path(args.output or output)
     scorecard.write(output, found, summary, title, examples)
     for name in scorecard.FILES:

@@ -63,18 +63,20 @@ def summary(found: Evaluation, facts: Mapping[str, Any], *, samples: int) -> dic
     )
 
 
-def table(found: Mapping[str, Any], title: str) -> rich.table.Table:
-    """The summary for a terminal."""
-    drawn = rich.table.Table(title=title, title_justify="left")
-    for name in ("metric", "value", "95 % interval", "mean of images", "worst 5 %"):
-        drawn.add_column(name, justify="left" if name == "metric" else "right")
-    for name, entry in found["metrics"].items():
-        drawn.add_row(name, *_cells(entry))
-    for name in found["classes"]:
-        drawn.add_section()
-        for metric, entry in found["metrics"].items():
-            if "classes" in entry:
-                drawn.add_row(f"{name}: {_of_one_class(metric)}", number(entry["classes"][name]))
+_HEAD = ("metric", "value", "95 % interval", "mean of images", "worst 5 %")
+_COMPARED = ("metric", "A", "B", "A - B", "95 % interval", "p-value", "better")
+
+
+def tables(found: Mapping[str, Any], title: str) -> list[rich.table.Table]:
+    """The summary for a terminal: the scores, and those of the classes if there are some."""
+    rows = [(name, *_cells(entry)) for name, entry in found["metrics"].items()]
+    drawn = [_table(title, _HEAD, rows)]
+    if by_class := _by_class(found):
+        rows = [
+            (label, *(number(values[label]) for values in by_class.values()))
+            for label in found["classes"]
+        ]
+        drawn.append(_table("", ("class", *by_class), rows))
     return drawn
 
 
@@ -82,14 +84,8 @@ def comparison(
     differences: Mapping[str, Difference], sides: Sequence[str], images: int
 ) -> rich.table.Table:
     """Differences for a terminal."""
-    drawn = rich.table.Table(
-        title=f"A = {sides[0]}, B = {sides[1]}, on the same {images} images", title_justify="left"
-    )
-    for name in ("metric", "A", "B", "A - B", "95 % interval", "p-value", "better"):
-        drawn.add_column(name, justify="left" if name in ("metric", "better") else "right")
-    for name, found in differences.items():
-        drawn.add_row(name, *_compared(name, found))
-    return drawn
+    rows = [(name, *_compared(name, found)) for name, found in differences.items()]
+    return _table(f"A = {sides[0]}, B = {sides[1]}, on the same {images} images", _COMPARED, rows)
 
 
 def write(
@@ -116,10 +112,9 @@ def write_comparison(
     values = {name: found._asdict() for name, found in differences.items()}
     plain = _plain({"A": str(sides[0]), "B": str(sides[1]), "metrics": values})
     (directory / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")
-    head = ("metric", "A", "B", "A - B", "95 % interval", "p-value", "better")
     rows = [(name, *_compared(name, found)) for name, found in differences.items()]
     path = directory / "comparison.md"
-    path.write_text(f"A is {sides[0]}, B is {sides[1]}.\n\n{_markdown_table(head, rows)}")
+    path.write_text(f"A is {sides[0]}, B is {sides[1]}.\n\n{_markdown_table(_COMPARED, rows)}")
     return path
 
 
@@ -156,16 +151,29 @@ def _of_one_class(metric: str) -> str:
     return metric.removeprefix("mean_")
 
 
+def _by_class(found: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The scores of the classes, by the metrics that have some."""
+    entries = found["metrics"].items()
+    return {_of_one_class(name): x["classes"] for name, x in entries if "classes" in x}
+
+
 def _compared(name: str, found: Difference) -> tuple[str, ...]:
-    if found.difference == 0 or math.isnan(found.difference):
-        better = "-"
-    else:
-        better = "A" if (found.difference > 0) == METRICS[name].higher_is_better else "B"
+    better = "A" if (found.difference > 0) == METRICS[name].higher_is_better else "B"
     return (
         *(number(found.first), number(found.second), number(found.difference)),
         f"{number(found.low)} .. {number(found.high)}",
-        *(number(found.p_value), better),
+        number(found.p_value),
+        better if found.p_value < scores.SIGNIFICANT else "undecided",
     )
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
+    drawn = rich.table.Table(title=title, title_justify="left")
+    for index, name in enumerate(head):
+        drawn.add_column(name, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
 
 
 def _rows(found: Evaluation) -> list[list]:
@@ -183,16 +191,14 @@ def _rows(found: Evaluation) -> list[list]:
 
 
 def _markdown(found: Mapping[str, Any], title: str) -> str:
-    head = ("metric", "value", "95 % interval", "mean of images", "worst 5 %")
     rows = [(name, *_cells(entry)) for name, entry in found["metrics"].items()]
-    text = f"# {title}\n\n{found['images']} images.\n\n{_markdown_table(head, rows)}"
-    by_class = {name: x["classes"] for name, x in found["metrics"].items() if "classes" in x}
-    if by_class:
+    text = f"# {title}\n\n{found['images']} images.\n\n{_markdown_table(_HEAD, rows)}"
+    if by_class := _by_class(found):
         rows = [
             (label, *(number(values[label]) for values in by_class.values()))
             for label in found["classes"]
         ]
-        text += "\n" + _markdown_table(("class", *map(_of_one_class, by_class)), rows)
+        text += "\n" + _markdown_table(("class", *by_class), rows)
     return text
 
 
@@ -225,7 +231,6 @@ def _html(found: Evaluation, summary: Mapping[str, Any], title: str, examples: C
         ]
         for heading, indices in chosen.items()
     }
-    by_class = {name: x["classes"] for name, x in summary["metrics"].items() if "classes" in x}
     hidden = ("metrics", "classes", "confusion")
     template = resources.files("jaxseg").joinpath("scorecard.html").read_text()
     return (
@@ -237,7 +242,7 @@ def _html(found: Evaluation, summary: Mapping[str, Any], title: str, examples: C
             metrics=[
                 (name, METRICS[name].what, *_cells(x)) for name, x in summary["metrics"].items()
             ],
-            by_class={_of_one_class(name): values for name, values in by_class.items()},
+            by_class=_by_class(summary),
             classes=list(zip(found.classes, _colours(found.classes), strict=True)),
             number=number,
             charts=_charts(found, summary, values, main),

@@ -21,7 +21,7 @@ from jaxseg import losses, metrics
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-_CONFIDENCE = 0.95  # of intervals
+SIGNIFICANT = 0.05  # p-values below it, and what intervals leave out
 _THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # of the overlap of objects
 
 
@@ -251,7 +251,7 @@ def reliability(sums: np.ndarray) -> metrics.Reliability:
 
 def detection(sums: np.ndarray) -> metrics.Detection:
     """The cells of confidence in the form that scores of error detection take."""
-    pixels, hits, _ = np.moveaxis(sums, -1, 0)
+    pixels, hits, _ = np.moveaxis(sums[sums[..., 0] > 0], -1, 0)
     return metrics.Detection(np.arange(len(pixels), dtype=np.float64), hits, pixels - hits)
 
 
@@ -450,7 +450,7 @@ def intervals(evaluation: Evaluation, samples: int) -> dict[str, tuple[float, fl
     with other images of the same kind, not with another training.
     """
     weights = resamplings(len(evaluation.images), samples)
-    tails = 50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)
+    tails = 50 * SIGNIFICANT, 100 - 50 * SIGNIFICANT
     found = {}
     for name in evaluation.metrics:
         values = evaluation.resampled(name, weights)
@@ -487,7 +487,7 @@ def compare(first: Evaluation, second: Evaluation, samples: int) -> dict[str, Di
         if np.isnan(difference) or not len(drawn):
             found[name] = Difference(*values, difference, np.nan, np.nan, np.nan)
             continue
-        low, high = np.percentile(drawn, (50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)))
+        low, high = np.percentile(drawn, (50 * SIGNIFICANT, 100 - 50 * SIGNIFICANT))
         farther = np.sum(np.abs(drawn - difference) >= abs(difference))
         p_value = (1 + farther) / (1 + len(drawn))
         found[name] = Difference(*values, difference, low, high, p_value)
