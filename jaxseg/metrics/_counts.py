@@ -1,13 +1,48 @@
-"""What every score asks of its counts, and how it divides them."""
+"""What numbers of pixels need: more digits than int32 has, checks, and one division."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Array, Float, Int
+
+# So many low bits of a number are counted by themselves.
+_BITS = 20
+
+
+class Counts(NamedTuple):
+    """Numbers up to 2^50 in int32, as high 2^20 + low; a sum of such is one, too."""
+
+    high: Int[Array, "*shape"]
+    low: Int[Array, "*shape"]
+
+
+def zeros(*shape: int) -> Counts:
+    """Zeros of a shape."""
+    return Counts(*(jnp.zeros(shape, jnp.int32) for _ in range(2)))
+
+
+def split(counts: Int[Array, "*shape"]) -> Counts:
+    """The same numbers, with the low bits by themselves."""
+    return Counts(counts >> _BITS, counts & (2**_BITS - 1))
+
+
+def merge(*counts: Counts) -> Counts:
+    """The sum, of up to 2^11 with low numbers below 2^20."""
+    high, low = jax.tree.map(lambda *x: sum(x), *counts)
+    carried, low = split(low)
+    return Counts(high + carried, low)
+
+
+def total(counts: Counts) -> Int[np.ndarray, "*shape"]:
+    """The numbers in int64, on the host."""
+    high, low = (np.asarray(x, np.int64) for x in counts)
+    return (high << _BITS) + low
 
 
 def checked(confusion) -> Int[np.ndarray, "*images labels preds"]:

@@ -25,13 +25,11 @@ import numpy as np
 from jax import lax
 
 from jaxseg import checks
-from jaxseg.metrics._counts import checked, ratio
+from jaxseg.metrics import _counts
+from jaxseg.metrics._counts import Counts, checked, ratio
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
-
-# So many low bits of a number of pixels are counted by themselves.
-_BITS = 20
 
 # Up to so many classes, an accelerator multiplies one-hot matrices.
 _PRODUCT = 256
@@ -114,13 +112,6 @@ def _count(preds, labels, where, num_classes: int) -> Int[Array, "labels preds"]
     return lax.platform_dependent(preds, labels, counts, cpu=scattered, default=multiplied)
 
 
-class Counts(NamedTuple):
-    """Numbers of pixels up to 2^50 in int32, as high 2^20 + low; a sum of such is one, too."""
-
-    high: Int[Array, "labels preds"]
-    low: Int[Array, "labels preds"]
-
-
 class Confusion(NamedTuple):
     """The confusion matrix of a data set, batch by batch: a metric of `num_classes`.
 
@@ -140,8 +131,7 @@ class Confusion(NamedTuple):
 
     def init(self) -> Counts:
         """The state of no pixels."""
-        zeros = jnp.zeros((self.num_classes, self.num_classes), jnp.int32)
-        return Counts(zeros, zeros)
+        return _counts.zeros(self.num_classes, self.num_classes)
 
     def update(
         self,
@@ -153,23 +143,16 @@ class Confusion(NamedTuple):
         axis_name: str | None = None,
     ) -> Counts:
         """The state with the pixels of a batch, of up to 2^31 on each replica."""
-        new = _split(confusion_matrix(preds, labels, self.num_classes, where=where))
+        new = _counts.split(confusion_matrix(preds, labels, self.num_classes, where=where))
         return self.merge(state, new if axis_name is None else lax.psum(new, axis_name))
 
     def merge(self, *states: Counts) -> Counts:
         """The state of all pixels of some states."""
-        high, low = jax.tree.map(lambda *x: sum(x), *states)
-        carried, low = _split(low)
-        return Counts(high + carried, low)
+        return _counts.merge(*states)
 
     def compute(self, state: Counts) -> Int[np.ndarray, "labels preds"]:
         """The confusion matrix, in int64."""
-        high, low = (np.asarray(x, np.int64) for x in state)
-        return (high << _BITS) + low
-
-
-def _split(counts: Array) -> Counts:
-    return Counts(counts >> _BITS, counts & (2**_BITS - 1))
+        return _counts.total(state)
 
 
 def iou(
