@@ -7,8 +7,8 @@ Importing jaxseg loads jax, flax, optax and numpy at most; data, checkpoints and
 (`python -m jaxseg.train`) bring the rest when they are used.
 """
 
-from jaxseg import decisions, labels, losses, metrics, models, ops
+from jaxseg import decisions, labels, losses, metrics, models, ops, uncertainty
 from jaxseg.batch import Batch
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "decisions", "labels", "losses", "metrics", "models", "ops"]
+__all__ = ["Batch", "decisions", "labels", "losses", "metrics", "models", "ops", "uncertainty"]

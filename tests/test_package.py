@@ -64,10 +64,13 @@ ROOMS = {
     "report": set(),
     "scores": {"losses", "metrics"},
     "scorecard": {"metrics", "pictures", "scores"},
+    "uncertainty": {"checks"},
 }
+LIBRARY = {"decisions", "labels", "losses", "metrics", "models", "ops", "uncertainty"}
 BELOW = set(ROOMS) | {"evaluate"}
 ROOMS |= {
-    "__init__": {"batch", "decisions", "labels", "losses", "metrics", "models", "ops"},
+    "__init__": {"batch", *LIBRARY},
+    "temperature": BELOW,
     "evaluate": BELOW,
     "train": BELOW,
 }
@@ -125,13 +128,13 @@ def test_nobody_may_import_train():
     assert not [room for room, allowed in ROOMS.items() if "train" in allowed]
 
 
-def test_checks_decisions_labels_losses_and_ops_import_jax_and_numpy_alone():
+def test_rooms_that_import_jax_and_numpy_alone():
     """Besides the standard library, and jaxtyping for those who check types."""
     allowed = {"jax", "numpy", "jaxtyping", "jaxseg", *sys.stdlib_module_names}
     found = {
         (module, name)
         for room, module, tree in sources()
-        if room in ("checks", "decisions", "labels", "losses", "ops")
+        if room in ("checks", "decisions", "labels", "losses", "ops", "uncertainty")
         for name in imported(module, tree)
         if name.split(".")[0] not in allowed
     }
@@ -147,7 +150,7 @@ def typing_names(module):
     return names
 
 
-CHECKED = ("checks", "decisions", "labels", "losses", "metrics", "models", "ops")
+        if room in ("checks", "decisions", "labels", "losses", "ops", "uncertainty")
 
 
 def functions():
@@ -218,7 +221,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for room in (jaxseg.decisions, jaxseg.labels, jaxseg.losses, jaxseg.metrics, jaxseg.ops):
+        if room in ("checks", "decisions", "labels", "losses", "ops", "uncertainty")
         for name in room.__all__:
             if name.startswith("upsample_") or is_record(getattr(room, name)):
                 continue  # made by a function that has one
