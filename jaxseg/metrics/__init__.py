@@ -1,5 +1,16 @@
 """Metrics: counted on the device in integers, divided once on the host in float64."""
 
+from jaxseg.metrics.calibration import (
+    Bins,
+    Calibration,
+    CalibrationSums,
+    Reliability,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+    reliability_curve,
+)
 from jaxseg.metrics.confusion import (
     Confusion,
     accuracy,
@@ -36,6 +47,13 @@ from jaxseg.metrics.instances import (
 from jaxseg.metrics.raters import (
     generalised_energy_distance,
 )
+from jaxseg.metrics.selective import (
+    Detection,
+    ErrorDetection,
+    area_under_risk_coverage,
+    auroc_of_errors,
+    risk_coverage,
+)
 from jaxseg.metrics.surfaces import (
     SurfaceDistances,
     average_surface_distance,
@@ -48,18 +66,29 @@ from jaxseg.metrics.surfaces import (
 
 __all__ = [
     "AdaptedRand",
+    "Bins",
+    "Calibration",
+    "CalibrationSums",
     "Confusion",
+    "Detection",
+    "ErrorDetection",
     "PanopticQuality",
+    "Reliability",
     "SegmentCounts",
     "SurfaceDistances",
     "VariationOfInformation",
     "accuracy",
     "adapted_rand_error",
+    "adaptive_calibration_error",
+    "area_under_risk_coverage",
+    "auroc_of_errors",
     "average_precision",
     "average_surface_distance",
     "boundary_iou",
+    "classwise_calibration_error",
     "confusion_matrix",
     "dice",
+    "expected_calibration_error",
     "f_beta",
     "frequency_weighted_iou",
     "generalised_energy_distance",
@@ -67,6 +96,7 @@ __all__ = [
     "hausdorff_95",
     "iou",
     "kappa",
+    "maximum_calibration_error",
     "mcc",
     "mean_iou",
     "mutual_information",
@@ -79,6 +109,8 @@ __all__ = [
     "panoptic_quality",
     "precision",
     "recall",
+    "reliability_curve",
+    "risk_coverage",
     "surface_distances",
     "variation_of_information",
     "worst",
