@@ -34,7 +34,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 import jaxseg.config
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import DataError, open_source, train_positions
-from jaxseg.evaluate import Evaluator, evaluate, make_init, make_model
+from jaxseg.evaluate import Evaluator, make_init, make_model, open_run
 from jaxseg.parallel import make_runner
 from jaxseg.train import NotFiniteError, train
 
@@ -307,17 +307,29 @@ def test_output_is_lines(straight):
     assert shlex.split(lines[-1])[-3:] == ["-m", "jaxseg.evaluate", f"--workdir={workdir}"]
 
 
+def score_again(workdir):
+    """The step and the scores, as training names them, of a run's best checkpoint."""
+    run = open_run(workdir)
+    evaluator = Evaluator(run.config, run.model, make_runner(run.config.parallel))
+    return run, evaluator.scores(run.state)
+
+
 def test_evaluate_again(straight, finished, tmp_path):
     """The scores of the best checkpoint again, equal as numbers and as printed."""
     _, printed, scores = straight
-    step, _, again = evaluate(finished)
+    run, again = score_again(finished)
     assert again == scores
-    with Run(tmp_path / "out", f"--workdir={finished}", command="evaluate") as run:
-        code, stdout, _ = run.wait()
+    assert f"Best checkpoint: step {run.step}" in printed
+    out = tmp_path / "out"
+    with Run(out, f"--workdir={finished}", f"--output={out}/report", command="evaluate") as command:
+        code, stdout, _ = command.wait()
     assert code == 0
-    assert f"Best checkpoint: step {step}" in stdout
-    table = stdout.strip()
-    assert table in printed
+    assert f"Best checkpoint: step {run.step}" in stdout
+    for name in ("mean_iou", "loss"):
+        assert re.search(rf"{name} +│ +{scores['val/' + name]:.4f} ", stdout)
+    assert re.search(rf"background +│ +{scores['val/iou/background']:.4f} ", stdout)
+    summary = json.loads((out / "report" / "summary.json").read_text())
+    assert summary["metrics"]["accuracy"]["value"] == scores["val/pixel_accuracy"]
 
 
 def test_resume_a_finished_run(straight, finished, root):
@@ -863,7 +875,7 @@ def test_a_run_is_scored_from_any_directory(root, tmp_path, monkeypatch):
     config = make_config(root.name, steps=4, eval_every=4)
     scores = train(config, "here", console=Console(file=io.StringIO()))
     monkeypatch.chdir(tmp_path)
-    step, found, again = evaluate(root.parent / "here")
-    assert found.data.root == str(root)
-    assert (step, again) == (4, scores)
+    run, again = score_again(root.parent / "here")
+    assert run.config.data.root == str(root)
+    assert (run.step, again) == (4, scores)
     shutil.rmtree(root.parent / "here")
