@@ -44,6 +44,10 @@ from jaxseg.metrics.instances import (
     panoptic_counts,
     panoptic_quality,
 )
+from jaxseg.metrics.means import (
+    ByImage,
+    PixelMean,
+)
 from jaxseg.metrics.raters import (
     generalised_energy_distance,
 )
@@ -67,12 +71,14 @@ from jaxseg.metrics.surfaces import (
 __all__ = [
     "AdaptedRand",
     "Bins",
+    "ByImage",
     "Calibration",
     "CalibrationSums",
     "Confusion",
     "Detection",
     "ErrorDetection",
     "PanopticQuality",
+    "PixelMean",
     "Reliability",
     "SegmentCounts",
     "SurfaceDistances",
