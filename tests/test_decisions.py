@@ -197,12 +197,29 @@ def test_equal_probabilities_are_decided_alike(name, certain):
 
 @pytest.mark.parametrize("name", RANKS)
 def test_many_equal_probabilities(name):
-    """Of 80000 one more hardly costs, so that rounding must not let one in and all follow."""
-    probs = np.full((300, 300), 0.3, np.float32)
-    probs[:30] = 0.75
-    np.testing.assert_array_equal(RANKS[name](probs), np.ones_like(probs, bool))
-    probs[30:] = 0.1
-    np.testing.assert_array_equal(RANKS[name](probs), probs > 0.5)
+    """Of 9000 one more hardly costs, and rounding must not let one in for all to follow."""
+    probs = np.full((200, 100, 100), 0.75, np.float32)
+    probs[:, 10:] = np.linspace(0.05, 0.45, 200, dtype=np.float32)[:, None, None]
+    sizes = np.sum(RANKS[name](probs), (1, 2))
+    assert set(sizes.tolist()) == {1000, 10000}
+    for p, size in zip(probs, sizes, strict=True):
+        scores = expanded(name, p.ravel())
+        assert scores[size - 1] >= scores.max() * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("name", RANKS)
+@pytest.mark.parametrize("pixels", [1, 2, 30, 2000])
+def test_the_score_is_exact_where_nothing_is_as_good(name, pixels):
+    """The `empty` at which nothing becomes the better mask, to 2e-5 of it."""
+    rng = np.random.default_rng(pixels)
+    probs = rng.random(pixels) + 0.5
+    probs = (0.4 * probs / probs.sum()).astype(np.float32)
+    mask = np.asarray(RANKS[name](probs, spatial_rank=1, empty=0.0))
+    even = expected(name, probs, mask, 0.0) / np.prod(1 - probs.astype(np.float64))
+    assert even < 0.8
+    for empty, best in ((even * (1 - 1e-5), mask), (even * (1 + 1e-5), np.zeros_like(mask))):
+        found = RANKS[name](probs, spatial_rank=1, empty=float(empty))
+        np.testing.assert_array_equal(found, best)
 
 
 @pytest.mark.parametrize("name", RANKS)
