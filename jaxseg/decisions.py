@@ -167,7 +167,7 @@ def conformal_threshold(
 
 
 def _checked(probs, where, spatial_rank: int) -> tuple[Array, Array | None]:
-    """Probabilities in float32 at least, and `where`."""
+    """Probabilities in float32, and `where`."""
     probs = jnp.asarray(probs)
     if not jnp.issubdtype(probs.dtype, jnp.floating):
         raise TypeError(
@@ -181,7 +181,7 @@ def _checked(probs, where, spatial_rank: int) -> tuple[Array, Array | None]:
             f"in 1..{probs.ndim}: give the number of trailing axes that make one image"
         )
     where = checks.where(where, probs.shape)
-    return probs.astype(jnp.promote_types(probs.dtype, jnp.float32)), where
+    return probs.astype(jnp.float32), where
 
 
 def _best(score: Callable, probs, where, spatial_rank: int, empty: float) -> Array:

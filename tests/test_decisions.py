@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from jaxseg import decisions
 
@@ -198,12 +199,20 @@ def test_equal_probabilities_are_decided_alike(name, certain):
 @pytest.mark.parametrize("name", RANKS)
 def test_many_equal_probabilities(name):
     """Of 9000 one more hardly costs, and rounding must not let one in for all to follow."""
-    probs = np.full((200, 100, 100), 0.75, np.float32)
-    probs[:, 10:] = np.linspace(0.05, 0.45, 200, dtype=np.float32)[:, None, None]
-    sizes = np.sum(RANKS[name](probs), (1, 2))
+
+    def image(equal):
+        return np.repeat(np.array([0.75, equal], np.float64), (1000, 9000))
+
+    def gain(equal):
+        scores = expanded(name, image(equal))
+        return scores[-1] - scores[999]
+
+    even = optimize.brentq(gain, 0.05, 0.45)
+    probs = np.array([image(even * (1 + x)) for x in np.linspace(-1e-3, 1e-3, 60)], np.float32)
+    sizes = np.sum(RANKS[name](probs, spatial_rank=1), 1)
     assert set(sizes.tolist()) == {1000, 10000}
     for p, size in zip(probs, sizes, strict=True):
-        scores = expanded(name, p.ravel())
+        scores = expanded(name, p)
         assert scores[size - 1] >= scores.max() * (1 - 1e-5)
 
 
@@ -267,12 +276,12 @@ def test_half_precision(name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RANKS)
 def test_double_precision(name):
-    """Probabilities that float32 takes for equal are not."""
-    probs = np.array([0.3, 0.3 + 1e-12, 0.3 + 2e-12])
-    mask = np.asarray(RANKS[name](probs, spatial_rank=1, empty=0.0))
-    assert mask.tolist() == sorted(mask)
-    one = RANKS[name](np.array([1.0, 1e-12, 2e-12]), spatial_rank=1)
-    assert one.tolist() == [True, False, False]
+    """Decided in float32, whatever comes in."""
+    probs = jnp.asarray(np.random.default_rng(4).random((20, 20)))
+    assert probs.dtype == jnp.float64
+    np.testing.assert_array_equal(RANKS[name](probs), RANKS[name](probs.astype(jnp.float32)))
+    rates = decisions.miss_rates(probs, probs > 0.2, [0.7, 0.3])
+    assert rates.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
