@@ -242,10 +242,10 @@ def _counted(probs, labels, counts, num_bins: int) -> CalibrationSums:
     """The sums of pixels `[pixels, classes]`, of which only those count that do."""
     confidence = jnp.max(probs, -1)
     right = jnp.argmax(probs, -1) == labels
-    borders = jnp.asarray(np.linspace(0.0, 1.0, num_bins + 1)[1:-1], jnp.float32)
+    borders = np.linspace(0.0, 1.0, num_bins + 1, dtype=np.float32)[1:-1]
 
     def binned(probs, hits):
-        bins = jnp.searchsorted(borders, probs, method="compare_all")
+        bins = sum((probs > x for x in borders), jnp.zeros_like(probs, jnp.int32))
         return _sums(probs, hits, jnp.where(counts, bins, num_bins), num_bins)
 
     return CalibrationSums(
