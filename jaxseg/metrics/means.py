@@ -114,10 +114,10 @@ class ByImage(NamedTuple):
 
     For what is not counted in pixels, such as distances between surfaces; an image may have several
     values, in an array of a `shape`. Its state is a pytree that adds up, so that the result is the
-    same for any batches, in any order, on any devices. `init()` is the state of nothing; `update(state, index,
-    values, axis_name=)`, which compiles, adds a batch of all replicas to it; `merge(*states)` adds
-    states; and `compute(state)` is the table, in float64 on the host, of which every mean is one of
-    numpy's.
+    same for any batches, in any order, on any devices. `init()` is the state of nothing;
+    `update(state, index, values, axis_name=)`, which compiles, adds a batch of all replicas to it;
+    `merge(*states)` adds states; and `compute(state)` is the table, in float64 on the host, of
+    which every mean is one of numpy's.
 
     >>> import jax.numpy as jnp
     >>> metric = ByImage(num_images=3)
