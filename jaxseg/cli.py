@@ -11,6 +11,7 @@ import itertools
 import pathlib
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
@@ -173,7 +174,8 @@ def _help(own: list[str]) -> str:
     lines = [inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), "", "Options:"]
     for name in own:
         if not name.startswith("config."):
-            lines += [f"  --{name}", f"      {flags.FLAGS[name].help}"]
+            text, *_ = flags.FLAGS[name].help.split(";\n    repeat this option")  # absl's words
+            lines += [f"  --{name}", textwrap.indent(text, 6 * " ")]
     lines += ["  --verbosity=1", "      Show the traceback of an error, and more of what happens."]
     if "config" in own:
         lines += ["", "Fields of the config, with their defaults:"]

@@ -388,8 +388,11 @@ def define_flags() -> None:
     flags.DEFINE_list("classes", [], "The names of the classes of masks, in order: a,b,c.")
     flags.DEFINE_integer("ignore_label", 255, "Pixels with this label do not count.")
     flags.DEFINE_bool("segments", False, "Masks are ids of objects, 0 the background; no classes.")
+    known = (f"{name}: {metric.what}" for name, metric in scores.METRICS.items())
     flags.DEFINE_list(
-        "metrics", None, f"Of {', '.join(scores.METRICS)}. [the usual ones for what is scored]"
+        "metrics",
+        None,
+        "\n  ".join(["Some of these. [the usual ones for what is scored]", *known]),
     )
     flags.DEFINE_float(
         "tolerance", 2.0, "Of normalized_surface_dice, in pixels or in the units of NIfTI files."

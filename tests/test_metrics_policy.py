@@ -53,12 +53,12 @@ def energy(preds, labels):
 
 OF_A_CLASS = {
     **{
-        name: lambda p, t, score=getattr(metrics, name): score(confusion(p, t))[1]
+        name: lambda p, t, name=name: getattr(metrics, name)(confusion(p, t))[1]
         for name in ("iou", "dice", "precision", "recall")
     },
     "f_beta": lambda p, t: metrics.f_beta(confusion(p, t), beta=2.0)[1],
     **{
-        name: lambda p, t, score=getattr(metrics, name): score(distances(p, t))
+        name: lambda p, t, name=name: getattr(metrics, name)(distances(p, t))
         for name in ("hausdorff", "hausdorff_95", "average_surface_distance")
     },
     "normalized_surface_dice": lambda p, t: metrics.normalized_surface_dice(distances(p, t), 1.0),
