@@ -221,7 +221,7 @@ def test_examples_in_docstrings():
     results = {module.__name__: doctest.testmod(module) for module in modules()}
     assert {name for name, result in results.items() if result.failed} == set()
     assert sum(result.attempted for result in results.values()) > 25
-    for room in (getattr(jaxseg, name) for name in sorted(LIBRARY)):
+    for room in (getattr(jaxseg, name) for name in sorted(LIBRARY - {"models"})):
         for name in room.__all__:
             if name.startswith("upsample_") or is_record(getattr(room, name)):
                 continue  # made by a function that has one

@@ -185,11 +185,15 @@ def boundary_iou(
 def _boundary_iou(preds, labels, sizes, spatial_rank: int, width: float, empty) -> Array:
     diagonals = jnp.sqrt(jnp.sum(jnp.square(sizes.astype(jnp.float32)), -1))
     reach = jnp.maximum(1, jnp.round(width * diagonals).astype(jnp.int32))
-    reach = reach.reshape(*reach.shape, *(1,) * spatial_rank)
-    bands = [x & ~_eroded(x, spatial_rank, reach) for x in (preds, labels)]
-    axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
-    both, either = (jnp.sum(x, axes) for x in (bands[0] & bands[1], bands[0] | bands[1]))
-    return jnp.where(either == 0, empty, both / jnp.maximum(either, 1))
+
+    def score(preds, labels, reach):
+        reach = reach.reshape(*reach.shape, *(1,) * spatial_rank)
+        bands = [x & ~_eroded(x, spatial_rank, reach) for x in (preds, labels)]
+        axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
+        both, either = (jnp.sum(x, axes) for x in (bands[0] & bands[1], bands[0] | bands[1]))
+        return jnp.where(either == 0, empty, both / jnp.maximum(either, 1))
+
+    return ops.each_image(score, preds, labels, reach, batch_rank=labels.ndim - spatial_rank)
 
 
 def _masks(preds, labels, where, spatial_rank: int) -> tuple[Array, Array]:
@@ -237,12 +241,9 @@ def _inner(mask: Array, spatial_rank: int) -> Array:
 def _eroded(mask: Array, spatial_rank: int, reach: Array) -> Array:
     """The pixels around which a square of side 2 reach + 1 is in the mask."""
     for axis in range(mask.ndim - spatial_rank, mask.ndim):
-        # On each line, the nearest pixels before and after that are not in the mask.
-        length = mask.shape[axis]
-        index = lax.broadcasted_iota(jnp.int32, mask.shape, axis)
-        before = lax.cummax(jnp.where(mask, -1, index), axis)
-        after = lax.cummin(jnp.where(mask, length, index), axis, reverse=True)
-        mask = (index - before > reach) & (after - index > reach)
+        border = [(1, 1) if a == axis else (0, 0) for a in range(mask.ndim)]
+        inside = ops.line_distance(jnp.pad(mask, border), axis) > reach
+        mask = lax.slice_in_dim(inside, 1, mask.shape[axis] + 1, axis=axis)
     return mask
 
 
@@ -261,26 +262,32 @@ def _largest(distances: Array, surface: Array) -> Float[Array, "*images"]:
 @partial(jax.jit, static_argnames="percent")
 def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, "*images"]:
     """The percentile over the surface, interpolated linearly."""
-    # The exact order statistic, bit by bit, since the bits of such floats are ordered as they are;
-    # to sort takes longer, and neither the number nor the place of the pixels is known.
-    bits = lax.bitcast_convert_type(distances, jnp.int32)
-    last = jnp.maximum(_number(surface) - 1, 0)
-    below, hundredths = jnp.divmod(percent * last, 100)
 
-    def refine(i, found):
-        candidate = found | (1 << (30 - i))
-        smaller = _number(surface & (bits < candidate[..., None]))
-        return jnp.where(smaller <= below, candidate, found)
+    def score(distances, surface):
+        # The exact order statistic, bit by bit, since the bits of such floats are ordered as they
+        # are; to sort takes longer, and neither the number nor the place of the pixels is known.
+        bits = lax.bitcast_convert_type(distances, jnp.int32)
+        last = jnp.maximum(_number(surface) - 1, 0)
+        below, hundredths = jnp.divmod(percent * last, 100)
+        # No bit above the largest value's is set in any.
+        top = 31 - jnp.min(lax.clz(jnp.max(jnp.where(surface, bits, 0), -1, initial=0)))
 
-    found = lax.fori_loop(0, 31, refine, jnp.zeros_like(below))
-    lower = lax.bitcast_convert_type(found, jnp.float32)
-    at_most = _number(surface & (bits <= found[..., None]))
-    above = jnp.min(
-        jnp.where(surface & (bits > found[..., None]), distances, jnp.inf), -1, initial=jnp.inf
-    )
-    upper = jnp.where((at_most > below + 1) | (below == last), lower, above)
-    share = hundredths.astype(jnp.float32) / 100.0
-    return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
+        def refine(i, found):
+            candidate = found | (1 << (top - i))
+            smaller = _number(surface & (bits < candidate[..., None]))
+            return jnp.where(smaller <= below, candidate, found)
+
+        found = lax.fori_loop(0, top + 1, refine, jnp.zeros_like(below))
+        lower = lax.bitcast_convert_type(found, jnp.float32)
+        at_most = _number(surface & (bits <= found[..., None]))
+        above = jnp.min(
+            jnp.where(surface & (bits > found[..., None]), distances, jnp.inf), -1, initial=jnp.inf
+        )
+        upper = jnp.where((at_most > below + 1) | (below == last), lower, above)
+        share = hundredths.astype(jnp.float32) / 100.0
+        return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
+
+    return ops.each_image(score, distances, surface, batch_rank=distances.ndim - 1)
 
 
 def _pixels_of_both(distances: SurfaceDistances) -> Int[Array, "*images"]:

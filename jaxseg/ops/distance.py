@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,9 +13,13 @@ import numpy as np
 from jax import lax
 
 from jaxseg import checks
+from jaxseg.ops.images import each_image
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
+
+# Pixels of a block that stays in a CPU's cache.
+_BLOCK = 2**15
 
 
 def distance_transform(
@@ -53,24 +58,35 @@ def distance_transform(
     return _distances(mask, where, tuple(sizes.tolist()))
 
 
-@partial(jax.jit, static_argnames="spacing")
-def _distances(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> Array:
-    if mask.size == 0:
-        return jnp.zeros(mask.shape, jnp.float32)
-    *others, last = range(mask.ndim - len(spacing), mask.ndim)
-    squared = (spacing[-1] * _along_line(mask, last)) ** 2
-    for axis, step in zip(others, spacing[:-1], strict=True):
-        squared = _lower_envelope(squared, where, axis, step)
-    return jnp.sqrt(squared)
+def line_distance(mask: Bool[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+    """The number of steps to the nearest False pixel on the same line along an axis, or inf.
 
-
-def _along_line(mask: Array, axis: int) -> Array:
-    """The number of steps to the nearest False pixel on the same line, or inf."""
+    >>> import jax.numpy as jnp
+    >>> line_distance(jnp.array([0, 1, 1, 1, 1, 0]) == 1, 0).tolist()
+    [0.0, 1.0, 2.0, 2.0, 1.0, 0.0]
+    """
+    mask = checks.mask("mask", mask, 1)
     # A CPU walks along all lines at once, in a fifth of the time of cumulative maxima; where a step
     # costs as much as a whole cumulative maximum, that is the fast way.
     return lax.platform_dependent(
         mask, cpu=partial(_walked, axis=axis), default=partial(_accumulated, axis=axis)
     )
+
+
+@partial(jax.jit, static_argnames="spacing")
+def _distances(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> Array:
+    if mask.size == 0:
+        return jnp.zeros(mask.shape, jnp.float32)
+    batch_rank = mask.ndim - len(spacing)
+    return each_image(partial(_of_images, spacing=spacing), mask, where, batch_rank=batch_rank)
+
+
+def _of_images(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> Array:
+    *others, last = range(mask.ndim - len(spacing), mask.ndim)
+    squared = (spacing[-1] * line_distance(mask, last)) ** 2
+    for axis, step in zip(others, spacing[:-1], strict=True):
+        squared = _lower_envelope(squared, where, axis, step)
+    return jnp.sqrt(squared)
 
 
 def _accumulated(mask: Array, axis: int) -> Array:
@@ -101,24 +117,64 @@ def _lower_envelope(squared: Array, where: Array | None, axis: int, step: float)
     Envelopes of linear cost need a stack, and stacks need gathers. A reduction over a new axis
     instead of the loop needs a copy for each j.
     """
+    wanted = jnp.ones(squared.shape, bool) if where is None else where
+    # A CPU works on blocks that stay in its cache, each until its own search ends.
+    return lax.platform_dependent(
+        squared,
+        wanted,
+        cpu=partial(_by_blocks, axis=axis, step=step),
+        default=partial(_outwards, axis=axis, step=step),
+    )
+
+
+def _outwards(squared: Array, wanted: Array, axis: int, step: float) -> Array:
     length = squared.shape[axis]
     border = [(length, length, 0) if a == axis else (0, 0, 0) for a in range(squared.ndim)]
     padded = lax.pad(squared, jnp.float32(jnp.inf), border)
+    return _search(padded, squared, wanted, length, axis, step)
+
+
+def _by_blocks(squared: Array, wanted: Array, axis: int, step: float) -> Array:
+    shape, length = squared.shape, squared.shape[axis]
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    size = min(length, max(8, _BLOCK // after))
+    blocks = -(-length // size)
+    rest = blocks * size - length
+
+    def image(arrays):
+        squared, wanted = arrays
+        padded = jnp.pad(squared, ((length, length + rest), (0, 0)), constant_values=jnp.inf)
+        wanted = jnp.pad(wanted, ((0, rest), (0, 0)))
+
+        def block(first):
+            own = lax.dynamic_slice_in_dim(padded, length + first, size)
+            asked = lax.dynamic_slice_in_dim(wanted, first, size)
+            return _search(padded, own, asked, length + first, 0, step)
+
+        found = lax.map(block, size * jnp.arange(blocks))
+        return found.reshape(blocks * size, after)[:length]
+
+    flat = (x.reshape(before, length, after) for x in (squared, wanted))
+    return lax.map(image, tuple(flat)).reshape(shape)
+
+
+def _search(padded: Array, own: Array, wanted: Array, start: Array, axis: int, step: float):
+    """The envelope of the lines from `start` on, which `own` has, among the padded ones."""
+    length, size = padded.shape[axis], own.shape[axis]
 
     def reach(away):
         return (step * lax.convert_element_type(away, jnp.float32)) ** 2
 
     def unfinished(state):
         away, lowest = state
-        wanted = lowest if where is None else jnp.where(where, lowest, 0.0)
-        return (away < length) & (reach(away) < jnp.max(wanted))
+        return (away < length) & (reach(away) < jnp.max(jnp.where(wanted, lowest, 0.0)))
 
     def lower(state):
         away, lowest = state
         for i in range(4):  # asked whether to go on after each one, it would take longer
-            for start in (length - away - i, length + away + i):
-                there = lax.dynamic_slice_in_dim(padded, start, length, axis)
+            for line in (start - away - i, start + away + i):
+                there = lax.dynamic_slice_in_dim(padded, line, size, axis)
                 lowest = jnp.minimum(lowest, there + reach(away + i))
         return away + 4, lowest
 
-    return lax.while_loop(unfinished, lower, (jnp.int32(1), squared))[1]
+    return lax.while_loop(unfinished, lower, (jnp.int32(1), own))[1]
