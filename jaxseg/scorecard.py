@@ -63,8 +63,8 @@ def summary(found: Evaluation, facts: Mapping[str, Any], *, samples: int) -> dic
     )
 
 
-_HEAD = ("metric", "value", "95 % interval", "mean of images", "worst 5 %")
-_COMPARED = ("metric", "A", "B", "A - B", "95 % interval", "p-value", "better")
+_HEAD = ("metric", "value", "95 % low", "95 % high", "mean of images", "worst 5 %")
+_COMPARED = ("metric", "A", "B", "A - B", "95 % low", "95 % high", "p-value", "better")
 
 
 def tables(found: Mapping[str, Any], title: str) -> list[rich.table.Table]:
@@ -142,9 +142,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = "-" if entry["low"] is None else f"{number(entry['low'])} .. {number(entry['high'])}"
-    worst = (entry["mean_over_images"], entry["worst_5_percent"])
-    return number(entry["value"]), interval, *map(number, worst)
+    names = ("value", "low", "high", "mean_over_images", "worst_5_percent")
+    return tuple(number(entry[name]) for name in names)
 
 
 def _of_one_class(metric: str) -> str:
@@ -161,8 +160,7 @@ def _compared(name: str, found: Difference) -> tuple[str, ...]:
     better = "A" if (found.difference > 0) == METRICS[name].higher_is_better else "B"
     return (
         *(number(found.first), number(found.second), number(found.difference)),
-        f"{number(found.low)} .. {number(found.high)}",
-        number(found.p_value),
+        *(number(found.low), number(found.high), number(found.p_value)),
         better if found.p_value < scores.SIGNIFICANT else "undecided",
     )
 
@@ -170,7 +168,7 @@ def _compared(name: str, found: Difference) -> tuple[str, ...]:
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
     drawn = rich.table.Table(title=title, title_justify="left")
     for index, name in enumerate(head):
-        drawn.add_column(name, justify="right" if index else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         drawn.add_row(*row)
     return drawn
@@ -239,8 +237,9 @@ def _html(found: Evaluation, summary: Mapping[str, Any], title: str, examples: C
         .render(
             title=title,
             facts={key: value for key, value in summary.items() if key not in hidden},
+            head=_HEAD,
             metrics=[
-                (name, METRICS[name].what, *_cells(x)) for name, x in summary["metrics"].items()
+                (name, METRICS[name].what, _cells(x)) for name, x in summary["metrics"].items()
             ],
             by_class=_by_class(summary),
             classes=list(zip(found.classes, _colours(found.classes), strict=True)),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 SIGNIFICANT = 0.05  # p-values below it, and what intervals leave out
-_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # of the overlap of objects
+_THRESHOLDS = tuple(k / 20 for k in range(10, 20))  # of the overlap of objects
 
 
 class Task(NamedTuple):
@@ -420,10 +420,13 @@ class Evaluation(NamedTuple):
 
     def resampled(self, name: str, weights: np.ndarray) -> np.ndarray:
         """The score of each data set that has each image as often as `weights`, [sets, images]."""
-        statistic = self._of(name)
-        score = self._score(name)
+        statistic, score = self._of(name), self._score(name)
+        # In float64, where products are fast, and exact for sums below 2^53.
+        floats = statistic.astype(np.float64)
         parts = np.array_split(weights, max(1, weights.shape[0] * statistic[0].size // 10**7))
-        return np.concatenate([score(np.tensordot(part, statistic, 1)) for part in parts])
+        sums = (np.tensordot(part.astype(np.float64), floats, 1) for part in parts)
+        exact = np.int64 if statistic.dtype.kind in "iu" else np.float64
+        return np.concatenate([score(x.astype(exact)) for x in sums])
 
     def _of(self, name: str) -> np.ndarray:
         return self.statistics[METRICS[name].statistic]
