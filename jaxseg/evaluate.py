@@ -291,11 +291,12 @@ def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
 def _of_folder(preds: str, names: Sequence[str]) -> tuple[data.MaskFolders, Evaluation]:
     args = flags.FLAGS
     classes = None if args.segments else tuple(args.classes)
+    usual = None if args.segments else 255  # which may well be the id of a segment
     masks = data.MaskFolders(
         preds,
         args.labels,
         num_classes=None if classes is None else len(classes),
-        ignore_label=args.ignore_label,
+        ignore_label=usual if args.ignore_label is None else args.ignore_label,
     )
     found = evaluate_masks(
         masks, classes, names, batch_size=args.batch_size, tolerance=args.tolerance
@@ -386,7 +387,9 @@ def define_flags() -> None:
     flags.DEFINE_string("preds", None, "A folder of predicted masks to score instead of a run.")
     flags.DEFINE_string("labels", None, "The folder of their labels, of the same file names.")
     flags.DEFINE_list("classes", [], "The names of the classes of masks, in order: a,b,c.")
-    flags.DEFINE_integer("ignore_label", 255, "Pixels with this label do not count.")
+    flags.DEFINE_integer(
+        "ignore_label", None, "Pixels of this value do not count. [255; no id of --segments]"
+    )
     flags.DEFINE_bool("segments", False, "Masks are ids of objects, 0 the background; no classes.")
     known = (f"{name}: {metric.what}" for name, metric in scores.METRICS.items())
     flags.DEFINE_list(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -62,19 +63,19 @@ def read_mask(path: pathlib.Path) -> Integer[np.ndarray, "*pixels"]:
     if path.suffix.lower() == ".npy":
         values = _load_numpy(path)
     elif stem(path, NIFTI) != path.name:
-        values = np.asanyarray(_load_nifti(path).dataobj)
-        if values.dtype.kind == "f" and np.array_equal(values, values.astype(np.int64)):
+        values = _load_nifti(path, lambda volume: np.asanyarray(volume.dataobj))
+        # Beyond 2^53 all floats are whole; and NaN is neither below nor equal to anything.
+        if values.dtype.kind == "f" and np.all(
+            (abs(values) < 2.0**53) & (values == np.rint(values))
+        ):
             values = values.astype(np.int64)
     else:
-        mode, values = _decode(path, "a mask", {"1": "L"})
-        if values.ndim == 3 and mode in ("L", "P", "I", "I;16"):  # pages of a TIFF file
-            return values
-        if values.ndim != 2 or values.dtype.kind not in "iu":
+        mode, values = _decode(path, "a mask", {})
+        if Image.getmodebands(mode) != 1 or values.dtype.kind not in "biu":
             raise DataError(
                 f"{path} is a mask of mode {mode}, but masks need one channel of class indices "
                 "(grey or palette); convert its colours to indices"
             )
-        return values // 255 if mode == "1" else values
     if values.dtype.kind not in "biu" or values.ndim not in (2, 3):
         raise DataError(
             f"{path} is a mask of {values.dtype}{list(values.shape)}, but masks need class indices "
@@ -88,8 +89,9 @@ def read_header(path: pathlib.Path) -> Header:
     if path.suffix.lower() == ".npy":
         return Header(_load_numpy(path).shape, None)
     if stem(path, NIFTI) != path.name:
-        volume = _load_nifti(path)
-        return Header(volume.shape, tuple(map(float, volume.header.get_zooms())))
+        return _load_nifti(
+            path, lambda volume: Header(volume.shape, tuple(map(float, volume.header.get_zooms())))
+        )
     try:
         with Image.open(path) as picture:
             pages = getattr(picture, "n_frames", 1)
@@ -99,26 +101,32 @@ def read_header(path: pathlib.Path) -> Header:
         raise _unreadable(path, "a mask", error) from error
 
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# What Pillow and NumPy raise; TypeError is for a TIFF file that lost its directory.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError),
+    Image.DecompressionBombError,
+)
 
 
 def _unreadable(path: pathlib.Path, what: str, error: Exception) -> DataError:
-    return DataError(f"{path} can't be read as {what} ({error}); replace the file or remove it")
+    said = " ".join(str(error).split())
+    return DataError(f"{path} can't be read as {what} ({said}); replace the file or remove it")
 
 
 def _load_numpy(path: pathlib.Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
         raise _unreadable(path, "a mask", error) from error
 
 
-def _load_nifti(path: pathlib.Path):
+def _load_nifti(path: pathlib.Path, read: Callable):
+    """What `read(volume)` finds, which may be the first to see that the file is cut short."""
     import nibabel  # slow to import, and not needed for pictures
 
     try:
-        return nibabel.load(path)
-    except (*_UNREADABLE, nibabel.filebasedimages.ImageFileError) as error:
+        return read(nibabel.load(path))
+    except (*_UNREADABLE, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise _unreadable(path, "a mask", error) from error
 
 

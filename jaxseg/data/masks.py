@@ -40,9 +40,9 @@ class Group(NamedTuple):
 class MaskFolders:
     """The masks of two directories, paired by their file names without suffix.
 
-    With `num_classes`, values are class indices, and `ignore_label` marks labelled pixels that
-    don't count. Without, they are ids of segments of which 0 is the background, and the ids of each
-    mask become 1, 2, ... in their order.
+    With `num_classes`, values are class indices. Without, they are ids of segments of which 0 is
+    the background, and the ids of each mask become 1, 2, ... in their order. Pixels labelled
+    `ignore_label`, if there is one, don't count.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MaskFolders:
         labels: str | os.PathLike,
         *,
         num_classes: int | None,
-        ignore_label: int = 255,
+        ignore_label: int | None = None,
         threads: int = 4,
     ):
         found = []
@@ -74,7 +74,7 @@ class MaskFolders:
         self._pairs = [(found[0][name], found[1][name]) for name in self.names]
         self._num_classes, self._ignored = num_classes, ignore_label
         self._threads = threads
-        if num_classes is not None and 0 <= ignore_label < num_classes:
+        if None not in (num_classes, ignore_label) and 0 <= ignore_label < num_classes:
             raise DataError(
                 f"ignore_label is {ignore_label}, which is also the index of one of the "
                 f"{num_classes} classes; give a value that no class has, such as -1"
@@ -108,19 +108,21 @@ class MaskFolders:
         """A mask, its label, and the pixels that count."""
         paths = self._pairs[index]
         preds, labels = map(files.read_mask, paths)
-        where = labels != self._ignored
+        where = np.ones(labels.shape, bool)
+        if self._ignored is not None:
+            where = labels != self._ignored
         if self._num_classes is None:
             labels = np.where(where, labels, 0)
             return _consecutive(paths[0], preds), _consecutive(paths[1], labels), where
-        for path, values, counts in zip(paths, (preds, labels), (True, where), strict=True):
+        ignored = "" if self._ignored is None else f" and not the ignored label {self._ignored}"
+        checked = (paths[0], preds, True, ""), (paths[1], labels, where, ignored)
+        for path, values, counts, other in checked:
             wrong = counts & ((values < 0) | (values >= self._num_classes))
             if wrong.any():
                 value, number = (x[0] for x in np.unique(values[wrong], return_counts=True))
                 raise DataError(
                     f"{path}: mask value {value} ({number} pixels) is none of the "
-                    f"{self._num_classes} classes"
-                    + (f" and not the ignored label {self._ignored}" if values is labels else "")
-                    + "; correct the mask or the classes"
+                    f"{self._num_classes} classes{other}; correct the mask or the classes"
                 )
         return preds, np.where(where, labels, 0), where
 
@@ -173,4 +175,6 @@ def _consecutive(path: pathlib.Path, ids: np.ndarray) -> np.ndarray:
     """Ids 1, 2, ... in the order of those found; 0 stays 0."""
     if ids.size and ids.min() < 0:
         raise DataError(f"{path} has the id {ids.min()}, but ids of segments are 0 or positive")
-    return np.unique(np.append(ids, 0), return_inverse=True)[1][:-1].reshape(ids.shape)
+    # As an array of their own type: of uint64 and int64, numpy makes float64.
+    zero = np.zeros(1, ids.dtype)
+    return np.unique(np.append(ids, zero), return_inverse=True)[1][:-1].reshape(ids.shape)
