@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 SIGNIFICANT = 0.05  # p-values below it, and what intervals leave out
-_THRESHOLDS = tuple(k / 20 for k in range(10, 20))  # of the overlap of objects
+# Of the overlap of objects; by division, since those of numpy.linspace are not all the nearest.
+_THRESHOLDS = tuple(k / 20 for k in range(10, 20))
 
 
 class Task(NamedTuple):
