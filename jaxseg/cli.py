@@ -107,7 +107,8 @@ def _unpaired(argv: list[str], pairs: Sequence[str]) -> list[str]:
     for name in pairs:
         for index, argument in enumerate(found):
             values = found[index + 1 : index + 3]
-            if argument in (f"--{name}", f"-{name}") and len(values) == 2:
+            named = argument in (f"--{name}", f"-{name}")
+            if named and len(values) == 2 and not values[1].startswith("-"):
                 found[index : index + 3] = [f"--{name}={value}" for value in values]
                 break
     return found
@@ -170,12 +171,17 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, str, typing.Any,
             yield name, field.type, field.default, comments.get(field.name, "")
 
 
+_INDENTED = {"initial_indent": " " * 6, "subsequent_indent": " " * 6, "break_on_hyphens": False}
+
+
 def _help(own: list[str]) -> str:
     lines = [inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), "", "Options:"]
     for name in own:
         if not name.startswith("config."):
-            text, *_ = flags.FLAGS[name].help.split(";\n    repeat this option")  # absl's words
-            lines += [f"  --{name}", textwrap.indent(text, 6 * " ")]
+            text, *_ = flags.FLAGS[name].help.partition(";\n")  # where absl tells how to repeat it
+            lines.append(f"  --{name}")
+            for line in text.split("\n"):
+                lines += textwrap.wrap(line, 100, **_INDENTED)
     lines += ["  --verbosity=1", "      Show the traceback of an error, and more of what happens."]
     if "config" in own:
         lines += ["", "Fields of the config, with their defaults:"]

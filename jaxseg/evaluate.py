@@ -437,6 +437,8 @@ def _check(args: flags.FlagValues) -> None:
             "--classes is missing; name the classes in the order of their values, as in "
             "--classes=background,nucleus, or give --segments if values are ids of objects"
         )
+    if len(set(args.classes)) < len(args.classes):
+        cli.fail("--classes has a name twice; give each class a name of its own")
     if args.segments and (args.classes or not args.labels):
         cli.fail("--segments goes with --labels and without --classes: segments have no classes")
     if args.bootstrap < 0 or args.batch_size < 1 or not args.tolerance >= 0:

@@ -17,6 +17,7 @@ import numpy as np
 import rich.table
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.text import Text
 
 from jaxseg import metrics, pictures, scores
 from jaxseg.scores import METRICS, Difference, Evaluation
@@ -166,11 +167,12 @@ def _compared(name: str, found: Difference) -> tuple[str, ...]:
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
-    drawn = rich.table.Table(title=title, title_justify="left")
+    # As Text, since in a str brackets would be markup.
+    drawn = rich.table.Table(title=Text(title), title_justify="left")
     for index, name in enumerate(head):
-        drawn.add_column(name, justify="right" if index else "left", no_wrap=not index)
+        drawn.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
@@ -299,7 +301,9 @@ def _svg(figure: Figure) -> str:
 
 def _histogram(values: np.ndarray, name: str) -> str:
     figure, axes = _figure(4.5, 3.2)
-    axes.hist(values[~np.isnan(values)], bins=20, color="#4472a8")
+    # Rounded, since between neighbouring numbers there is no room for bins.
+    values = values[~np.isnan(values)].astype(np.float32).astype(np.float64)
+    axes.hist(values, bins=20, color="#4472a8")
     axes.set(xlabel=name, ylabel="images")
     return _svg(figure)
 
@@ -312,8 +316,8 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
     shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(classes))
-    axes.set_xticks(places, classes, rotation=90)
-    axes.set_yticks(places, classes)
+    axes.set_xticks(places, classes, rotation=90, parse_math=False)
+    axes.set_yticks(places, classes, parse_math=False)
     axes.set(xlabel="prediction", ylabel="label")
     if len(classes) <= 20:
         for row, column in np.ndindex(*shares.shape):

@@ -372,6 +372,7 @@ BAD = {
     "fractions in nifti": (write("x.nii", HALVES), "float32.*integer type"),
     "nan in nifti": (write("x.nii.gz", np.where(GOOD, np.nan, 1.0)), "float64.*integer type"),
     "infinity in nifti": (write("x.nii.gz", np.where(GOOD, np.inf, 1.0)), "float64.*integer type"),
+    "no integers in nifti": (write("x.nii.gz", np.where(GOOD, 1e25, 1.0)), "float64.*integer type"),
     "floats in tiff": (write("x.tif", GOOD, mode="F"), "mode F.*one channel"),
     "colours": (write("x.png", COLOURS, mode="RGB"), "mode RGB.*convert its colours"),
     "colours in jpeg": (write("x.jpg", COLOURS, mode="RGB"), "mode RGB.*convert its colours"),

@@ -733,7 +733,7 @@ def test_fresh_interpreters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def of_two(*args):
+def of_two(*args, command="train"):
     """Two processes of one device each, started by hand: stdout, stderr and exit code of each.
 
     A pair of values as an argument gives each process its own.
@@ -745,7 +745,7 @@ def of_two(*args):
         subprocess.Popen(
             [
                 sys.executable,
-                *("-m", "jaxseg.train"),
+                *("-m", f"jaxseg.{command}"),
                 *(x[index] if isinstance(x, tuple) else x for x in args),
                 f"--coordinator=localhost:{port}",
                 "--num_processes=2",
