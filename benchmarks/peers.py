@@ -12,10 +12,8 @@ classes last.
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import inspect
-import json
 import os
 import pathlib
 import sys
@@ -45,6 +43,7 @@ import torch
 import torchvision
 from monai.losses import unified_focal_loss
 from segmentation_models_pytorch.losses._functional import softmax_focal_loss_with_logits
+from tables import distance, expressions, worst, write_literals, write_table
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 from torchmetrics.functional import classification, regression, segmentation
@@ -1147,44 +1146,6 @@ def run(name: str, inputs: dict) -> dict:
     return entry
 
 
-def as_lines(literals: dict) -> str:
-    """JSON with a line for each entry of each part."""
-    parts = []
-    for part, entries in literals.items():
-        lines = (f"    {json.dumps(name)}: {json.dumps(x)}" for name, x in entries.items())
-        parts.append(f"  {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n  }")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def expressions(path: pathlib.Path, table: str) -> dict[str, list[str]]:
-    """The text of the calls of each entry of a table."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table:
-            return {
-                key.value: [
-                    ast.unparse(x.body)
-                    for x in ([entry] if isinstance(entry, ast.Lambda) else entry.args)
-                    if isinstance(x, ast.Lambda)
-                ]
-                for key, entry in zip(node.value.keys, node.value.values, strict=True)
-            }
-    raise LookupError(f"{path} has no table {table}")
-
-
-def distance(found, expected) -> str:
-    """The largest difference, relative to the largest value."""
-    most = np.max(np.abs(expected))
-    error = np.max(np.abs(np.ravel(found) - np.ravel(expected)))
-    return f"{error / most:.0e}" if error else "0"
-
-
-def worst(found, expected) -> tuple[float, float]:
-    """The pair of numbers that differs most."""
-    found, expected = np.broadcast_arrays(found, expected)
-    at = np.argmax(np.nan_to_num(np.abs(found - expected), nan=np.inf))
-    return found.flat[at], expected.flat[at]
-
-
 def compared(name: str, entry: dict, inputs: dict, theirs: list[str], mine: list[str]) -> str:
     """A row of the table: both calls, and how far they are from each other."""
     from test_losses_peers import OURS, Differs, compute
@@ -1222,12 +1183,10 @@ def main() -> None:
         },
         "peers": entries,
     }
-    LITERALS.write_text(as_lines(literals))
+    write_literals(LITERALS, literals)
     theirs, mine = expressions(pathlib.Path(__file__), "PEERS"), expressions(TEST, "OURS")
     rows = [compared(name, x, inputs, theirs[name], mine[name]) for name, x in entries.items()]
-    head = "| ours | peer | theirs | inputs | relative difference |"
-    prose = TABLE.read_text().split(head)[0]
-    TABLE.write_text("\n".join([prose + head, "|---|---|---|---|---|", *rows, ""]))
+    write_table(TABLE, ["ours", "peer", "theirs", "inputs", "relative difference"], rows)
 
 
 if __name__ == "__main__":

@@ -511,4 +511,4 @@ def test_the_literals_are_of_this_table_and_of_the_pinned_versions():
     assert list(literals()["peers"]) == list(OURS)
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     pins = dict(pin.split("==") for pin in project["optional-dependencies"]["peers"])
-    assert literals()["versions"] == pins
+    assert literals()["versions"].items() <= pins.items()
