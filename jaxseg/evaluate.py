@@ -36,6 +36,7 @@ from jaxseg import (
     optim,
     parallel,
     pictures,
+    report,
     scorecard,
     scores,
 )
@@ -115,14 +116,17 @@ class Evaluator:
         self._step = runner.compile(step, donate_state=False)
         self._predict = jax.jit(make_predict(model.apply, prepare=prepare, temperature=temperature))
 
-    def evaluation(self, state: TrainState) -> Evaluation:
-        """What the metrics measure of each image."""
+    def evaluation(self, state: TrainState, *, show: bool = False) -> Evaluation:
+        """What the metrics measure of each image; with `show`, a terminal shows the progress."""
         host, hosts = parallel.host()
         positions = data.eval_positions(
             len(self.source), batch_size=self._batch_size, host=host, hosts=hosts
         )
         rows = []
-        for batch in data.batches(self.source, positions, self.config.data):
+        batches = data.batches(self.source, positions, self.config.data)
+        if show:
+            batches = report.progress(batches, len(positions), "images")
+        for batch in batches:
             rows.append(
                 scores.finish(parallel.on_host(self._step(state, self._runner.shard(batch))))
             )
@@ -235,32 +239,45 @@ def evaluate_masks(
     *,
     batch_size: int,
     tolerance: float = 2.0,
+    show: bool = False,
 ) -> Evaluation:
-    """What the metrics measure of each predicted mask; `classes` is None for those of segments."""
+    """What the metrics measure of each predicted mask; `classes` is None for those of segments.
+
+    With `show`, a terminal shows the progress.
+    """
     runner = parallel.make_runner("pmap")
     batch_size = parallel.round_up(batch_size)
     host, hosts = parallel.host()
-    found = {}
-    for group in masks.groups():
-        task = scores.Task(
-            None if classes is None else len(classes),
-            group.num_segments,
-            group.spacing,
-            tolerance,
-        )
+    found, groups = {}, masks.groups()
 
-        def measure(state, preds, image, task=task):
-            example = scores.Example(task, preds, image.labels, image.where, image.sizes)
-            return scores.measure(names, example)
+    def measured():
+        """The indices of images, and what was found of them, batch by batch."""
+        for group in groups:
+            task = scores.Task(
+                None if classes is None else len(classes),
+                group.num_segments,
+                group.spacing,
+                tolerance,
+            )
 
-        step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=parallel.AXIS)
-        step = runner.compile(step, donate_state=False)
-        rows = []
-        for batch in masks.batches(group, batch_size=batch_size, host=host, hosts=hosts):
-            rows.append(scores.finish(parallel.on_host(step((), runner.shard(batch)))))
-        for key in rows[0]:
-            values = np.concatenate([row[key] for row in rows])
-            found.setdefault(key, {}).update(zip(group.indices, values, strict=False))
+            def measure(state, preds, image, task=task):
+                example = scores.Example(task, preds, image.labels, image.where, image.sizes)
+                return scores.measure(names, example)
+
+            step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=parallel.AXIS)
+            step = runner.compile(step, donate_state=False)
+            batches = masks.batches(group, batch_size=batch_size, host=host, hosts=hosts)
+            for first, batch in enumerate(batches):
+                indices = group.indices[first * batch_size : (first + 1) * batch_size]
+                yield indices, scores.finish(parallel.on_host(step((), runner.shard(batch))))
+
+    rows = measured()
+    if show:
+        total = sum(-(-len(group.indices) // batch_size) for group in groups)
+        rows = report.progress(rows, total, "masks")
+    for indices, values in rows:
+        for key, value in values.items():
+            found.setdefault(key, {}).update(zip(indices, value, strict=False))
     count = range(len(masks.names))
     statistics = {key: np.stack([rows[i] for i in count]) for key, rows in found.items()}
     return Evaluation(masks.names, tuple(classes or ()), tuple(names), statistics)
@@ -285,7 +302,7 @@ def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
         tolerance=args.tolerance,
         temperature=run.temperature,
     )
-    return evaluator, evaluator.evaluation(run.state)
+    return evaluator, evaluator.evaluation(run.state, show=parallel.is_primary())
 
 
 def _of_folder(preds: str, names: Sequence[str]) -> tuple[data.MaskFolders, Evaluation]:
@@ -299,7 +316,12 @@ def _of_folder(preds: str, names: Sequence[str]) -> tuple[data.MaskFolders, Eval
         ignore_label=usual if args.ignore_label is None else args.ignore_label,
     )
     found = evaluate_masks(
-        masks, classes, names, batch_size=args.batch_size, tolerance=args.tolerance
+        masks,
+        classes,
+        names,
+        batch_size=args.batch_size,
+        tolerance=args.tolerance,
+        show=parallel.is_primary(),
     )
     return masks, found
 

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+import rich.progress
 import rich.table
 from PIL import Image
 from rich.console import Console
@@ -99,6 +101,14 @@ class Report:
     def _say(self, text: str):
         if self._workdir is not None:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def progress(steps: Iterable, total: int, text: str) -> Iterator:
+    """Goes through the steps of some work, and shows in a terminal how far it is."""
+    console = Console(stderr=True)
+    return rich.progress.track(
+        steps, text, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def score_table(scores: dict[str, float | None], title: str):

@@ -115,16 +115,15 @@ class MaskFolders:
             labels = np.where(where, labels, 0)
             return _consecutive(paths[0], preds), _consecutive(paths[1], labels), where
         ignored = "" if self._ignored is None else f" and not the ignored label {self._ignored}"
-        checked = (paths[0], preds, True, ""), (paths[1], labels, where, ignored)
-        for path, values, counts, other in checked:
-            wrong = counts & ((values < 0) | (values >= self._num_classes))
+        for path, values, other in ((paths[0], preds, ""), (paths[1], labels, ignored)):
+            wrong = where & ((values < 0) | (values >= self._num_classes))
             if wrong.any():
                 value, number = (x[0] for x in np.unique(values[wrong], return_counts=True))
                 raise DataError(
                     f"{path}: mask value {value} ({number} pixels) is none of the "
                     f"{self._num_classes} classes{other}; correct the mask or the classes"
                 )
-        return preds, np.where(where, labels, 0), where
+        return np.where(where, preds, 0), np.where(where, labels, 0), where
 
     def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
         """The labels, `where` and masks of some images; of volumes the slice with most errors."""
