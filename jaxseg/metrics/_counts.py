@@ -39,6 +39,12 @@ def merge(*counts: Counts) -> Counts:
     return Counts(high + carried, low)
 
 
+def summed(parts: Int[Array, " parts *shape"]) -> Counts:
+    """The sum over the first axis of up to 2^11 numbers that are each in the range of int32."""
+    high, low = split(parts)
+    return merge(Counts(jnp.sum(high, 0), jnp.sum(low, 0)))
+
+
 def total(counts: Counts) -> Int[np.ndarray, "*shape"]:
     """The numbers in int64, on the host."""
     high, low = (np.asarray(x, np.int64) for x in counts)

@@ -289,8 +289,7 @@ def _sums(values, hits, bins, num_bins: int) -> Counts:
     found = lax.map(
         lambda x: lax.platform_dependent(*x, cpu=scattered, default=compared), (bins, *columns)
     )
-    high, low = _counts.split(found)
-    return _counts.merge(Counts(jnp.sum(high, 0), jnp.sum(low, 0)))
+    return _counts.summed(found)
 
 
 def _bins(sums: Counts) -> Bins:

@@ -83,8 +83,7 @@ class PixelMean(NamedTuple):
         chunks = max(1, math.ceil(values.size / _CHUNK))
         rest = -values.size % chunks
         sums = [jnp.sum(jnp.pad(x, (0, rest)).reshape(chunks, -1), 1) for x in columns]
-        high, low = _counts.split(jnp.stack(sums, -1))
-        new = _counts.merge(Counts(jnp.sum(high, 0), jnp.sum(low, 0)))
+        new = _counts.summed(jnp.stack(sums, -1))
         return self.merge(state, new if axis_name is None else lax.psum(new, axis_name))
 
     def merge(self, *states: Counts) -> Counts:
