@@ -22,9 +22,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from losses import take_turns  # the benchmark of losses, which also sets threads for both
+# jax needs cores on which torch's idle threads would spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import cv2  # isort: skip
+import cv2
 import jax
 import jax.numpy as jnp
 import monai.metrics
@@ -34,6 +35,7 @@ import skimage.metrics
 import sklearn.metrics
 import surface_distance
 import torch
+from losses import take_turns
 from torchmetrics.functional import classification, clustering, detection
 
 from jaxseg import losses, metrics
@@ -56,10 +58,10 @@ def blobs(random, shape, radii) -> np.ndarray:
 
 
 def near(random, mask, sigma=4.0) -> np.ndarray:
-    """A prediction near the labels: a smoothed mask, whose threshold varies from place to place."""
+    """A prediction near the labels: smooth, with a threshold that varies from place to place."""
     smooth = scipy.ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     rough = scipy.ndimage.gaussian_filter(random.normal(size=mask.shape), sigma)
-    return smooth > 0.5 + 0.3 * rough / rough.std()
+    return smooth > 0.5 + 0.1 * rough / rough.std()
 
 
 def one_hot(x, classes) -> torch.Tensor:
@@ -263,6 +265,14 @@ def surfaces(random) -> tuple[Case, int]:
     return case, len(labels)
 
 
+def strays(random) -> tuple[Case, int]:
+    """The same masks, and predictions with a false object far away."""
+    labels = np.stack([blobs(random, (512, 512), (20, 80)) for _ in range(8)])
+    preds = np.stack([near(random, x) for x in labels])
+    preds[:, 2:8, -9:-2] = True
+    return surface_case(labels, preds), len(labels)
+
+
 def volumes(random) -> tuple[Case, int]:
     """2 masks of 64 x 64 x 64 pixels."""
     labels = np.stack([blobs(random, (64, 64, 64), (6, 16)) for _ in range(2)])
@@ -401,7 +411,8 @@ def probabilities(random) -> tuple[Case, int]:
 
 
 CASES = {
-    make.__name__: make for make in (confusion, logits, surfaces, volumes, segments, probabilities)
+    make.__name__: make
+    for make in (confusion, logits, surfaces, strays, volumes, segments, probabilities)
 }
 
 
