@@ -360,15 +360,16 @@ def probabilities(random) -> tuple[Case, int]:
     hot = one_hot(labels, classes).float()
     tq_images = torch.from_numpy(np.moveaxis(probs, -1, 1).copy())
     metric = metrics.Calibration(classes)
-    update = jax.jit(lambda q, y: metric.update(metric.init(), q, y))
+    fewer = metrics.Calibration(classes, classwise=False)
+    update = {x: jax.jit(lambda q, y, x=x: x.update(x.init(), q, y)) for x in (metric, fewer)}
     errors = metrics.ErrorDetection()
     detect = jax.jit(lambda u, e: errors.update(errors.init(), u, e))
     uncertainty, wrong = 1 - probs.max(-1), probs.argmax(-1) != labels
     u, e = jnp.asarray(uncertainty), jnp.asarray(wrong)
     tu, te = torch.from_numpy(uncertainty).flatten(), torch.from_numpy(wrong).flatten().int()
 
-    def ours(score):
-        return lambda: score(metric.compute(update(q, y)))
+    def ours(score, metric=fewer):
+        return lambda: score(metric.compute(update[metric](q, y)))
 
     def of_torch(norm):
         return lambda: classification.multiclass_calibration_error(tq, ty, classes, 15, norm)
@@ -389,7 +390,7 @@ def probabilities(random) -> tuple[Case, int]:
             "torchmetrics": of_torch("max"),
         },
         "classwise_calibration_error": {
-            OURS: ours(metrics.classwise_calibration_error),
+            OURS: ours(metrics.classwise_calibration_error, metric),
             "(monai)": of_monai,
         },
         "brier": {

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 import os
 import pathlib
 import re
@@ -227,7 +228,10 @@ def _temperature(workdir: pathlib.Path, step: int) -> float:
         return 1.0
     try:
         fitted = json.loads(path.read_text())
-        return float(fitted["temperature"]) if fitted["step"] == step else 1.0
+        value = float(fitted["temperature"])
+        if not 0 < value < math.inf:
+            raise ValueError(f"a temperature of {value}")
+        return value if fitted["step"] == step else 1.0
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, or fit it again") from error
 
@@ -463,6 +467,10 @@ def _check(args: flags.FlagValues) -> None:
         cli.fail("--classes has a name twice; give each class a name of its own")
     if args.segments and (args.classes or not args.labels):
         cli.fail("--segments goes with --labels and without --classes: segments have no classes")
+    if not args.labels and (args.classes or args.ignore_label is not None):
+        cli.fail("--classes and --ignore_label go with --labels; a run's are those of its config")
+    if args.labels and args.split:
+        cli.fail("--split goes with runs; of folders all masks are scored")
     if args.bootstrap < 0 or args.batch_size < 1 or not args.tolerance >= 0:
         cli.fail("--bootstrap and --tolerance must be at least 0, and --batch_size at least 1")
 

@@ -2,8 +2,9 @@
 
 Each metric is a function of a statistic of every image that adds up over images. So the same
 function gives the score of an image, of the data set, and of every resampling of its images. And
-how images are batched, over how many devices, makes no difference: the statistics of an image are
-computed by one program for one image, and are added up on the host in float64.
+how masks are batched, over how many devices, makes no difference: the statistics of an image are
+computed by one program for one image, and are added up on the host in float64. Where a model
+predicts, they are as equal as its logits are.
 """
 
 from __future__ import annotations

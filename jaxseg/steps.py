@@ -117,7 +117,8 @@ def make_eval_step(
     It returns what `measure(state, answer, image)` finds of each image of the global batch, an
     array `[images, ...]` each, with the image's row of the `answer(state, batch)` and of the batch.
     Images are measured one by one, by a program that does not depend on how many there are, so that
-    what is found of an image does not depend on its batch to the last bit.
+    to the last bit what is found of an image depends on its answer alone. That of a model may
+    differ in the last digits between sizes of batches, as its convolutions round.
     """
 
     def eval_step(state, batch):

@@ -82,6 +82,8 @@ def fit(slopes: Callable[[Float[np.ndarray, " points"]], Float[np.ndarray, " poi
         found = np.asarray(slopes(np.exp(points).astype(np.float32)), np.float64)
         if not np.isfinite(found).all():
             raise ValueError("the logits are not finite, so that no temperature fits them")
+        if not found.any():
+            raise ValueError("no pixel counts, so that there is nothing to fit a temperature to")
         if found[0] >= 0:
             raise ValueError(
                 f"the labels are likeliest at a temperature above {_MOST:g}: the model knows less "

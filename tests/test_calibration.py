@@ -479,3 +479,17 @@ def test_scores_of_very_many_pixels():
 def test_wrong_arguments_of_detection(uncertainty, errors, where, error, words):
     with pytest.raises(error, match=words):
         detected(uncertainty, errors, where)
+
+
+def test_without_the_bins_of_classes():
+    """The rest is the same, and the error of classes is that of none."""
+    rng = np.random.default_rng(9)
+    probs = rng.dirichlet(np.ones(4), 500).astype(np.float32)
+    labels = rng.integers(0, 4, 500)
+    whole, part = (metrics.Calibration(4, classwise=classwise) for classwise in (True, False))
+    found = [x.compute(x.update(x.init(), probs, labels)) for x in (whole, part)]
+    for kind in ("top", "cells"):
+        for a, b in zip(*(getattr(x, kind) for x in found), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert metrics.classwise_calibration_error(found[0]) > 0
+    assert np.isnan(metrics.classwise_calibration_error(found[1]))

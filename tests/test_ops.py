@@ -110,20 +110,6 @@ def test_distances_with_spacing_are_those_of_scipy(mask):
         np.testing.assert_allclose(distances, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1])
-def test_line_distances_are_those_of_each_line(axis):
-    mask = np.random.default_rng(0).random((4, 7, 9)) < 0.8
-    mask[0] = mask[:, 3] = mask[:, :, 5] = True
-
-    def line(inside):
-        outside = np.flatnonzero(~inside)
-        steps = np.abs(np.arange(len(inside))[:, None] - outside[None]).astype(np.float32)
-        return steps.min(1, initial=np.inf)
-
-    expected = np.apply_along_axis(line, axis, mask)
-    same(ops.line_distance(mask, axis), expected.astype(np.float32))
-
-
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 def test_any_platform_finds_the_same(platform, monkeypatch):
     """What other platforms run, run here: the choice is made when compiled."""

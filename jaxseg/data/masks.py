@@ -130,7 +130,9 @@ class MaskFolders:
         for index in indices:
             preds, labels, where = self.load(index)
             if labels.ndim == 3:
-                worst = int(np.argmax(np.sum(where & (preds != labels), (1, 2))))
+                # Of segments, ids are no classes: those with and without one are compared.
+                kinds = (preds > 0, labels > 0) if self._num_classes is None else (preds, labels)
+                worst = int(np.argmax(np.sum(where & (kinds[0] != kinds[1]), (1, 2))))
                 preds, labels, where = preds[worst], labels[worst], where[worst]
             yield labels, where, preds
 

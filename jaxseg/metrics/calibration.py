@@ -70,10 +70,11 @@ class Calibration(NamedTuple):
     Bins are the `num_bins` intervals (l, u] of equal width in 0..1, with borders as in float32 and
     with 0 in the first. Its state is a pytree of integers, so that the result is the same for any
     batches, in any order, on any devices; it holds up to 2^38 pixels. Probabilities are rounded to
-    multiples of 2^-24, so that means are off by 2^-25, 3e-8, at most. `init()` is the state of
-    nothing; `update(state, probs, labels, where=, axis_name=)`, which compiles, adds a batch of all
-    replicas to it; `merge(*states)` adds states; and `compute(state)` is the `Reliability`, on the
-    host, which the errors take.
+    multiples of 2^-24, so that means are off by 2^-25, 3e-8, at most. Without `classwise`, the bins
+    of each class are left out, which are most of the work. `init()` is the state of nothing;
+    `update(state, probs, labels, where=, axis_name=)`, which compiles, adds a batch of all replicas
+    to it; `merge(*states)` adds states; and `compute(state)` is the `Reliability`, on the host,
+    which the errors take.
 
     >>> import jax.numpy as jnp
     >>> metric = Calibration(num_classes=2)
@@ -85,13 +86,14 @@ class Calibration(NamedTuple):
 
     num_classes: int
     num_bins: int = 15
+    classwise: bool = True
 
     def init(self) -> CalibrationSums:
         """The state of no pixels."""
         bins = self.num_bins, 4
         return CalibrationSums(
             _counts.zeros(*bins),
-            _counts.zeros(self.num_classes, *bins),
+            _counts.zeros(self.num_classes if self.classwise else 0, *bins),
             _counts.zeros(_NUM_CELLS, 4),
         )
 
@@ -110,7 +112,7 @@ class Calibration(NamedTuple):
         beyond 0..1, where rounding has put them, count as 0 or 1.
         """
         probs, labels, counts = self._checked(probs, labels, where)
-        new = _counted(probs, labels, counts, self.num_bins)
+        new = _counted(probs, labels, counts, self.num_bins, self.classwise)
         return self.merge(state, new if axis_name is None else lax.psum(new, axis_name))
 
     def merge(self, *states: CalibrationSums) -> CalibrationSums:
@@ -237,8 +239,8 @@ def _error(bins: Bins) -> Float[np.ndarray, "*classes"]:
     return ratio(np.sum(gaps, -1), np.sum(bins.pixels, -1), math.nan)
 
 
-@partial(jax.jit, static_argnames="num_bins")
-def _counted(probs, labels, counts, num_bins: int) -> CalibrationSums:
+@partial(jax.jit, static_argnames=("num_bins", "classwise"))
+def _counted(probs, labels, counts, num_bins: int, classwise: bool) -> CalibrationSums:
     """The sums of pixels `[pixels, classes]`, of which only those count that do."""
     confidence = jnp.max(probs, -1)
     right = jnp.argmax(probs, -1) == labels
@@ -248,10 +250,11 @@ def _counted(probs, labels, counts, num_bins: int) -> CalibrationSums:
         bins = sum((probs > x for x in borders), jnp.zeros_like(probs, jnp.int32))
         return _sums(probs, hits, jnp.where(counts, bins, num_bins), num_bins)
 
+    classes = probs.T if classwise else probs.T[:0]
     return CalibrationSums(
         binned(confidence, right),
         # Class by class, since a scatter into all of them at once takes longer.
-        lax.map(lambda x: binned(x[0], labels == x[1]), (probs.T, jnp.arange(probs.shape[-1]))),
+        lax.map(lambda x: binned(x[0], labels == x[1]), (classes, jnp.arange(len(classes)))),
         _sums(confidence, right, jnp.where(counts, _cell(confidence), _NUM_CELLS), _NUM_CELLS),
     )
 

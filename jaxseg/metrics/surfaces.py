@@ -187,13 +187,17 @@ def _boundary_iou(preds, labels, sizes, spatial_rank: int, width: float, empty) 
     reach = jnp.maximum(1, jnp.round(width * diagonals).astype(jnp.int32))
 
     def score(preds, labels, reach):
-        reach = reach.reshape(*reach.shape, *(1,) * spatial_rank)
-        bands = [x & ~_eroded(x, spatial_rank, reach) for x in (preds, labels)]
-        axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
-        both, either = (jnp.sum(x, axes) for x in (bands[0] & bands[1], bands[0] | bands[1]))
+        bands = [x & ~_eroded(x, reach) for x in (preds, labels)]
+        both, either = (jnp.sum(x) for x in (bands[0] & bands[1], bands[0] | bands[1]))
         return jnp.where(either == 0, empty, both / jnp.maximum(either, 1))
 
-    return ops.each_image(score, preds, labels, reach, batch_rank=labels.ndim - spatial_rank)
+    def scores(*images):
+        function = score
+        for _ in images[-1].shape:
+            function = jax.vmap(function)
+        return function(*images)
+
+    return ops.each_image(scores, preds, labels, reach, batch_rank=labels.ndim - spatial_rank)
 
 
 def _masks(preds, labels, where, spatial_rank: int) -> tuple[Array, Array]:
@@ -238,12 +242,24 @@ def _inner(mask: Array, spatial_rank: int) -> Array:
     return inner
 
 
-def _eroded(mask: Array, spatial_rank: int, reach: Array) -> Array:
+def _eroded(mask: Array, reach: Array) -> Array:
     """The pixels around which a square of side 2 reach + 1 is in the mask."""
-    for axis in range(mask.ndim - spatial_rank, mask.ndim):
-        border = [(1, 1) if a == axis else (0, 0) for a in range(mask.ndim)]
-        inside = ops.line_distance(jnp.pad(mask, border), axis) > reach
-        mask = lax.slice_in_dim(inside, 1, mask.shape[axis] + 1, axis=axis)
+    width = 2 * reach + 1
+    for axis in range(mask.ndim):
+        length = mask.shape[axis]
+        border = [(length, length) if a == axis else (0, 0) for a in range(mask.ndim)]
+
+        def shifted(mask, step, axis=axis, length=length, border=border):
+            start = length + jnp.clip(step, -length, length)
+            return lax.dynamic_slice_in_dim(jnp.pad(mask, border), start, length, axis)
+
+        def widen(state, shifted=shifted):
+            done, all_after = state  # whether so many pixels from each on are in the mask
+            step = jnp.minimum(done, width - done)
+            return done + step, all_after & shifted(all_after, step)
+
+        _, all_after = lax.while_loop(lambda state: state[0] < width, widen, (1, mask))
+        mask = shifted(all_after, -reach)
     return mask
 
 
