@@ -17,6 +17,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -439,7 +440,9 @@ def main() -> None:
     args = flags.FLAGS
     _check(args)
     with cli.work():
-        console = Console(quiet=not parallel.is_primary())
+        # Into a file or a pipe, nothing has to be folded.
+        width = None if sys.stdout.isatty() else 120
+        console = Console(quiet=not parallel.is_primary(), width=width)
         _compare(console) if args.compare else _score(console)
 
 

@@ -188,7 +188,7 @@ def test_summary_for_people(scored):
     text = (directory / "summary.md").read_text()
     for name, entry in found.items():
         low, value, high = (f"{entry[x]:.4f}" for x in ("low", "value", "high"))
-        assert f"| {name} | {value} | {low} .. {high} |" in text
+        assert f"| {name} | {value} | {low} | {high} |" in text
     assert re.search(rf"accuracy +│ +{found['accuracy']['value']:.4f} ", printed)
     summary = json.loads((directory / "summary.json").read_text())
     screen = Console(file=io.StringIO(), width=300)
