@@ -195,7 +195,8 @@ def _best(score: Callable, probs, where, spatial_rank: int, empty: float) -> Arr
 @partial(jax.jit, static_argnames=("score", "spatial_rank"))
 def _ranked(score: Callable, probs: Array, spatial_rank: int, empty: float) -> Array:
     """The mask of the most probable pixels, as many as maximise the score."""
-    p = probs.reshape(*probs.shape[: probs.ndim - spatial_rank], -1)
+    images = probs.shape[: probs.ndim - spatial_rank]
+    p = probs.reshape(*images, math.prod(probs.shape[len(images) :]))
     ranked = jnp.sort(p, axis=-1, descending=True)
     none = empty * jnp.exp(jnp.sum(jnp.log1p(-p), -1, keepdims=True))
     # Between none and all of some equal pixels the score has no maximum, so that it counts where

@@ -48,6 +48,7 @@ from jaxseg.steps import TrainState, init_state, make_eval_step, make_predict
 
 CONFIG_FILE = "config.json"
 TEMPERATURE_FILE = "temperature.json"
+_PAIRS = 2**24  # of segments, in the tables of the masks that are measured at once
 TRAINING = ("mean_iou", "accuracy", "loss")  # what is scored while training
 _OF_MASKS = ("mean_iou", "mean_dice", "accuracy")
 _OF_RUNS = (
@@ -251,7 +252,6 @@ def evaluate_masks(
     With `show`, a terminal shows the progress.
     """
     runner = parallel.make_runner("pmap")
-    batch_size = parallel.round_up(batch_size)
     host, hosts = parallel.host()
     found, groups = {}, masks.groups()
 
@@ -271,14 +271,15 @@ def evaluate_masks(
 
             step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=parallel.AXIS)
             step = runner.compile(step, donate_state=False)
-            batches = masks.batches(group, batch_size=batch_size, host=host, hosts=hosts)
+            size = _batch_size(group, batch_size)
+            batches = masks.batches(group, batch_size=size, host=host, hosts=hosts)
             for first, batch in enumerate(batches):
-                indices = group.indices[first * batch_size : (first + 1) * batch_size]
+                indices = group.indices[first * size : (first + 1) * size]
                 yield indices, scores.finish(parallel.on_host(step((), runner.shard(batch))))
 
     rows = measured()
     if show:
-        total = sum(-(-len(group.indices) // batch_size) for group in groups)
+        total = sum(-(-len(x.indices) // _batch_size(x, batch_size)) for x in groups)
         rows = report.progress(rows, total, "masks")
     for indices, values in rows:
         for key, value in values.items():
@@ -286,6 +287,12 @@ def evaluate_masks(
     count = range(len(masks.names))
     statistics = {key: np.stack([rows[i] for i in count]) for key, rows in found.items()}
     return Evaluation(masks.names, tuple(classes or ()), tuple(names), statistics)
+
+
+def _batch_size(group: data.MaskGroup, most: int) -> int:
+    """How many masks are measured at once: no more than there are, or than fit in memory."""
+    pairs = (group.num_segments or 1) ** 2
+    return parallel.round_up(min(most, len(group.indices), max(1, _PAIRS // pairs)))
 
 
 def make_init(config: Config, model: models.Functional) -> Callable[[], TrainState]:
@@ -472,6 +479,8 @@ def _check(args: flags.FlagValues) -> None:
         cli.fail("--segments goes with --labels and without --classes: segments have no classes")
     if not args.labels and (args.classes or args.ignore_label is not None):
         cli.fail("--classes and --ignore_label go with --labels; a run's are those of its config")
+    if not all(args.classes):
+        cli.fail("--classes has an empty name; write them as in --classes=background,nucleus")
     if args.labels and args.split:
         cli.fail("--split goes with runs; of folders all masks are scored")
     if args.bootstrap < 0 or args.batch_size < 1 or not args.tolerance >= 0:

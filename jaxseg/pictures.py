@@ -126,7 +126,7 @@ def sheet(
 
 def _over(image: np.ndarray | None, colours: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The colours of the classes, half over the image; that of class 0 is the image itself."""
-    drawn = colours[indices % len(colours)]
+    drawn = colours[indices]
     if image is None:
         return drawn
     return np.where((indices > 0)[..., None], image // 2 + drawn // 2, image)

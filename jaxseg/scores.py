@@ -176,12 +176,11 @@ def _objects(tables: np.ndarray) -> np.ndarray:
 def _partitions(tables: np.ndarray) -> np.ndarray:
     """The sums of what compares partitions, over images that have a pixel."""
     information = metrics.variation_of_information(tables)
-    rand = metrics.adapted_rand_error(tables, empty=0.0)
-    shared = metrics.normalized_mutual_information(tables, empty=1.0)
-    values = np.stack([*information, rand.error, shared], -1)
-    found = tables.sum((-2, -1)) > 0
-    values = np.where(found[..., None], values, 0.0)
-    return np.stack([values, np.broadcast_to(found[..., None], values.shape)], -1)
+    rand = metrics.adapted_rand_error(tables).error
+    shared = metrics.normalized_mutual_information(tables)
+    values = np.stack([*information, rand, shared], -1)
+    found = ~np.isnan(values)
+    return np.stack([np.where(found, values, 0.0), found], -1)
 
 
 STATISTICS = {
@@ -452,8 +451,10 @@ def intervals(evaluation: Evaluation, samples: int) -> dict[str, tuple[float, fl
     """The 95 % interval of each score, by the percentiles of resampled data sets.
 
     The bootstrap over images (Efron and Tibshirani 1993, chapter 13): how far the scores would move
-    with other images of the same kind, not with another training.
+    with other images of the same kind, not with another training. Of one image there is none.
     """
+    if len(evaluation.images) < 2:
+        return dict.fromkeys(evaluation.metrics, (np.nan, np.nan))
     weights = resamplings(len(evaluation.images), samples)
     tails = 50 * SIGNIFICANT, 100 - 50 * SIGNIFICANT
     found = {}
@@ -480,7 +481,9 @@ def compare(first: Evaluation, second: Evaluation, samples: int) -> dict[str, Di
 
     Both are resampled alike. The p-value is two-sided: how often the resampled difference is at
     least as far from the difference found as that is from 0, counted with the difference itself, so
-    that it is at least 1 / (samples + 1) (Efron and Tibshirani 1993, chapter 16).
+    that it is at least 1 / (samples + 1) (Efron and Tibshirani 1993, chapter 16). Nor is it less
+    than 2^(1 - images), the chance that all images favour one of two equals. With fewer than some
+    30 images, it is still smaller than it should be.
     """
     weights = resamplings(len(first.images), samples)
     found = {}
@@ -494,6 +497,7 @@ def compare(first: Evaluation, second: Evaluation, samples: int) -> dict[str, Di
             continue
         low, high = np.percentile(drawn, (50 * SIGNIFICANT, 100 - 50 * SIGNIFICANT))
         farther = np.sum(np.abs(drawn - difference) >= abs(difference))
-        p_value = (1 + farther) / (1 + len(drawn))
+        # As many images may all be in favour of one by chance alone.
+        p_value = max((1 + farther) / (1 + len(drawn)), 2.0 ** (1 - len(first.images)))
         found[name] = Difference(*values, difference, low, high, p_value)
     return found

@@ -167,16 +167,18 @@ def test_suffixes_may_be_upper_case(tmp_path):
 
 @pytest.mark.parametrize("ignore_label", [255, 2, -1])
 def test_ignored_labels_do_not_count(ignore_label, tmp_path):
-    """They become class 0 outside `where`; a prediction of that value is still an error."""
+    """They become class 0 outside `where`, whatever is predicted there; elsewhere it is checked."""
     labels = FLAT.astype(np.int64)
     labels[FLAT == 2] = ignore_label
     options = {"suffixes": (".npy",) * 2, "num_classes": 2, "ignore_label": ignore_label}
-    masks = masks_of(tmp_path, {"a": FLAT % 2}, {"a": labels}, **options)
-    preds, found, where = masks.load(0)
-    np.testing.assert_array_equal(preds, FLAT % 2)
-    np.testing.assert_array_equal(where, FLAT != 2)
-    np.testing.assert_array_equal(found, np.where(FLAT == 2, 0, FLAT))
-    masks = masks_of(tmp_path, {"a": labels}, {"a": labels}, **options)
+    for there in (0, 1, ignore_label):
+        preds = np.where(FLAT == 2, there, (FLAT == 0).astype(np.int64))
+        masks = masks_of(tmp_path, {"a": preds}, {"a": labels}, **options)
+        preds, found, where = masks.load(0)
+        np.testing.assert_array_equal(preds, FLAT == 0)
+        np.testing.assert_array_equal(where, FLAT != 2)
+        np.testing.assert_array_equal(found, np.where(FLAT == 2, 0, FLAT))
+    masks = masks_of(tmp_path, {"a": labels}, {"a": np.zeros_like(labels)}, **options)
     with pytest.raises(DataError, match=rf"preds/a.npy: mask value {ignore_label} .* 2 classes; "):
         masks.load(0)
 

@@ -115,6 +115,13 @@ def test_matrices_of_parts_add_up():
     np.testing.assert_array_equal(sum(map(np.asarray, parts)), count(preds, labels, 5))
 
 
+def test_any_number_of_states_merges():
+    """More than int32 could hold the low bits of."""
+    metric = metrics.Confusion(2)
+    state = metric.update(metric.init(), np.zeros(2**20 - 1, int), np.zeros(2**20 - 1, int))
+    assert metric.compute(metric.merge(*[state] * 3000))[0, 0] == 3000 * (2**20 - 1)
+
+
 def test_vmap_counts_each_image():
     rng = np.random.default_rng(3)
     preds, labels = rng.integers(0, 3, (2, 5, 8, 8), np.int32)

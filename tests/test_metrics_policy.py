@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import metrics, ops
+from jaxseg import decisions, metrics, ops
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "metrics.md"
 NONE, SOME = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
@@ -152,6 +152,20 @@ def test_of_an_image(name):
     cells = table("Of an image or a data set")[name]
     found = [said(OF_AN_IMAGE[name](*arrays)) for arrays in IMAGE_CASES.values()]
     assert cells[:3] == found
+
+
+def test_what_the_page_says_of_others():
+    labels = np.zeros((2, 3), bool)
+    assert np.isnan(metrics.PixelMean().compute(metrics.PixelMean().init()))
+    counts = metrics.SegmentCounts(*np.array([[0], [1], [1], [0]]))
+    assert [x.tolist() for x in metrics.panoptic_quality(counts)] == [[0], [0], [0]]
+    rates = decisions.miss_rates(np.ones((2, 3), np.float32), labels, np.array([0.5], np.float32))
+    assert rates.tolist() == [0]
+    for function in (decisions.rank_dice, decisions.rank_iou):
+        assert function.__kwdefaults__["empty"] == 1
+    empty = metrics.Calibration(2)
+    reliability = empty.compute(empty.init())
+    assert all(np.isnan(x).all() for x in metrics.reliability_curve(reliability))
 
 
 def test_every_metric_is_in_a_table():

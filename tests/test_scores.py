@@ -632,7 +632,15 @@ def test_resamplings_without_a_score_are_left_out():
     missed = np.isnan(found.resampled("mean_recall", scores.resamplings(3, 100)))
     assert 10 < missed.sum() < 60
     (difference,) = scores.compare(better, found, 100).values()
-    assert difference == (0.75, 0.25, 0.5, 0.5, 0.5, 1 / (1 + np.sum(~missed)))
+    assert difference == (0.75, 0.25, 0.5, 0.5, 0.5, 2**-2)  # of 3 images
+    assert 1 / (1 + np.sum(~missed)) < difference.p_value
+
+
+def test_one_image_decides_nothing():
+    first, second = of_hits(np.array([90])), of_hits(np.array([10]))
+    (difference,) = scores.compare(first, second, 99).values()
+    assert (difference.difference, difference.p_value) == (pytest.approx(0.8), 1.0)
+    assert np.isnan(list(scores.intervals(first, 99).values())).all()
 
 
 RUNS = [(1, "jit"), (3, "jit"), (8, "pmap"), (16, "pmap"), (8, "shard_map")]

@@ -230,6 +230,21 @@ def test_errors(name, change, error, words):
         METRICS[name](given.pop("preds"), given.pop("labels"), **given)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_no_images(name):
+    assert METRICS[name](*np.zeros((2, 0, 5, 7), bool)).shape == (0,)
+
+
+@pytest.mark.parametrize("step", [0.1, 0.2, 0.3, 0.7, 1.1, 1.2, 3.7])
+def test_as_far_as_the_tolerance_is_within_it(step):
+    """However float32 rounds the steps."""
+    preds, labels = np.zeros((2, 5, 9), bool)
+    preds[2, 5] = labels[2, 2] = True
+    distances = metrics.surface_distances(preds, labels, spacing=(step, step))
+    assert metrics.normalized_surface_dice(distances, 3 * step) == 1
+    assert metrics.normalized_surface_dice(distances, 2.999 * step) == 0
+
+
 def test_errors_of_options():
     mask = np.zeros((4, 4), bool)
     with pytest.raises(ValueError, match=r"tolerance is -1.0, but must be at least 0"):

@@ -3,7 +3,7 @@
 from jaxseg.data.augment import augment, normalise
 from jaxseg.data.datasets import Example, Source, open_source
 from jaxseg.data.files import DataError
-from jaxseg.data.masks import MaskFolders
+from jaxseg.data.masks import MaskFolders, MaskGroup
 from jaxseg.data.pipeline import (
     batches,
     collate,
@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "Example",
     "MaskFolders",
+    "MaskGroup",
     "Source",
     "augment",
     "batches",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ROUND = 64  # sides are padded to multiples of this, so that few shapes have to be compiled
 
+_MOST_SEGMENTS = 2**13  # of a mask: the table of all pairs takes up to a GB of memory
+
 
 class MaskBatch(NamedTuple):
     """Predicted masks with their labels, the pixels that count, and the sides of each image."""
@@ -28,7 +30,7 @@ class MaskBatch(NamedTuple):
     sizes: Int[Array, "batch rank"]
 
 
-class Group(NamedTuple):
+class MaskGroup(NamedTuple):
     """Masks that are padded to one shape."""
 
     indices: tuple[int, ...]
@@ -80,16 +82,16 @@ class MaskFolders:
                 f"{num_classes} classes; give a value that no class has, such as -1"
             )
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[MaskGroup]:
         """The masks by the shapes that they are padded to, each mask once."""
         grouped = {}
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
             for index, key in enumerate(pool.map(self._key, self._pairs)):
                 grouped.setdefault(key, []).append(index)
-        return [Group(tuple(indices), *key) for key, indices in grouped.items()]
+        return [MaskGroup(tuple(indices), *key) for key, indices in grouped.items()]
 
     def batches(
-        self, group: Group, *, batch_size: int, host: int = 0, hosts: int = 1
+        self, group: MaskGroup, *, batch_size: int, host: int = 0, hosts: int = 1
     ) -> Iterator[MaskBatch]:
         """This host's rows of the group's batches; rows past its end don't count."""
         local = batch_size // hosts
@@ -144,7 +146,7 @@ class MaskFolders:
     def _key(self, paths: Sequence[pathlib.Path]):
         """What masks must have in common to be of one group."""
         headers = [files.read_header(path) for path in paths]
-        (shape, _), (label_shape, spacing) = headers
+        (shape, other), (label_shape, spacing) = headers
         if shape != label_shape:
             sizes = ("x".join(map(str, x)) for x in (shape, label_shape))
             raise DataError(
@@ -152,15 +154,26 @@ class MaskFolders:
                     *(x for pair in zip(paths, sizes, strict=True) for x in pair)
                 )
             )
+        if other and spacing and not np.allclose(other, spacing, rtol=1e-3):
+            raise DataError(
+                f"{paths[0]} has pixels of {other}, but {paths[1]} of {spacing}; they must be of "
+                "one spacing"
+            )
         if len(shape) not in (2, 3):
             files.read_mask(paths[0])  # which says what is wrong with it
         padded = tuple(-(-side // _ROUND) * _ROUND for side in shape)
         if self._num_classes is not None:
             return padded, spacing, None
-        most = max(len(np.unique(files.read_mask(path))) for path in paths)
-        return padded, spacing, 1 << most.bit_length()
+        numbers = [len(np.unique(files.read_mask(path))) for path in paths]
+        for path, number in zip(paths, numbers, strict=True):
+            if number >= _MOST_SEGMENTS:
+                raise DataError(
+                    f"{path} has {number} segments, but less than {_MOST_SEGMENTS} can be "
+                    "compared; cut the image into parts"
+                )
+        return padded, spacing, 1 << max(numbers).bit_length()
 
-    def _padded(self, group: Group, row: int):
+    def _padded(self, group: MaskGroup, row: int):
         preds, labels = np.zeros((2, *group.shape), np.int32)
         where = np.zeros(group.shape, bool)
         size = np.zeros(len(group.shape), np.int32)

@@ -33,10 +33,12 @@ def split(counts: Int[Array, "*shape"]) -> Counts:
 
 
 def merge(*counts: Counts) -> Counts:
-    """The sum, of up to 2^11 with low numbers below 2^20."""
-    high, low = jax.tree.map(lambda *x: sum(x), *counts)
-    carried, low = split(low)
-    return Counts(high + carried, low)
+    """The sum, with low numbers below 2^20; those given may be sums of 2^11 of such."""
+    found, *others = counts
+    for other in [jax.tree.map(jnp.zeros_like, found), *others]:  # and so carries at least once
+        carried, low = split(found.low + other.low)
+        found = Counts(found.high + other.high + carried, low)
+    return found
 
 
 def summed(parts: Int[Array, " parts *shape"]) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ def _energy(preds, labels, num_classes: int, where, spatial_rank: int) -> Array:
     if where is not None:
         counts = jnp.broadcast_to(jnp.expand_dims(where, axis), maps.shape)
         maps = jnp.where(counts, maps, 0)
-    apart = _distances(maps.reshape(*maps.shape[: axis + 1], -1), num_classes)
+    apart = _distances(
+        maps.reshape(*maps.shape[: axis + 1], math.prod(maps.shape[axis + 1 :])), num_classes
+    )
     across = jnp.mean(apart[..., :samples, samples:], (-2, -1))
     within = jnp.mean(apart[..., :samples, :samples], (-2, -1))
     return 2.0 * across - within - jnp.mean(apart[..., samples:, samples:], (-2, -1))

@@ -139,8 +139,10 @@ def normalized_surface_dice(
     0.8
     """
     checks.amount("tolerance", tolerance)
-    near = _number(distances.of_preds & (distances.to_labels <= tolerance))
-    near += _number(distances.of_labels & (distances.to_preds <= tolerance))
+    # A distance of three steps of 0.3 is as near as 0.9, but in float32 a digit more.
+    within = tolerance * (1.0 + 4.0 * float(jnp.finfo(jnp.float32).eps))
+    near = _number(distances.of_preds & (distances.to_labels <= within))
+    near += _number(distances.of_labels & (distances.to_preds <= within))
     return _resolved(near / _pixels_of_both(distances), distances, empty, 0.0)
 
 
@@ -227,7 +229,8 @@ def _measured(preds, labels, spatial_rank: int, spacing: tuple[float, ...] | Non
 
     to_preds, to_labels = distances(surfaces[1], surfaces[0]), distances(*surfaces)
     images = labels.shape[: labels.ndim - spatial_rank]
-    flat = (x.reshape(*images, -1) for x in (*surfaces, to_preds, to_labels))
+    pixels = math.prod(labels.shape[len(images) :])
+    flat = (x.reshape(*images, pixels) for x in (*surfaces, to_preds, to_labels))
     return SurfaceDistances(*flat)
 
 
@@ -258,7 +261,8 @@ def _eroded(mask: Array, reach: Array) -> Array:
             step = jnp.minimum(done, width - done)
             return done + step, all_after & shifted(all_after, step)
 
-        _, all_after = lax.while_loop(lambda state: state[0] < width, widen, (1, mask))
+        state = jnp.minimum(width, 1), mask
+        _, all_after = lax.while_loop(lambda state: state[0] < width, widen, state)
         mask = shifted(all_after, -reach)
     return mask
 
@@ -286,7 +290,7 @@ def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, 
         last = jnp.maximum(_number(surface) - 1, 0)
         below, hundredths = jnp.divmod(percent * last, 100)
         # No bit above the largest value's is set in any.
-        top = 31 - jnp.min(lax.clz(jnp.max(jnp.where(surface, bits, 0), -1, initial=0)))
+        top = 31 - jnp.min(lax.clz(jnp.max(jnp.where(surface, bits, 0), -1, initial=0)), initial=31)
 
         def refine(i, found):
             candidate = found | (1 << (top - i))
