@@ -57,7 +57,7 @@ def slopes(
     def slope(s):
         q = jax.nn.softmax(s * logits)
         # A class that is ruled out, at -inf, changes nothing.
-        excess = jnp.sum(jnp.where(q > 0, q * (logits - own[..., None]), 0.0), -1)
+        excess = jnp.sum(jnp.where(q == 0, 0.0, q * (logits - own[..., None])), -1)
         return jnp.sum(excess if where is None else jnp.where(where, excess, 0.0))
 
     return jax.lax.map(slope, sharpness)
