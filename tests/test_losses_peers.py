@@ -21,6 +21,8 @@ import pytest
 
 from jaxseg import losses, ops
 
+pytestmark = pytest.mark.exhaustive  # the numbers of others are the same with any version
+
 HERE = pathlib.Path(__file__).parent
 
 

@@ -344,7 +344,7 @@ def rand_error(labels, preds):
 
 def shared_information(labels, preds):
     own = entropy(labels), entropy(preds)
-    return 2 * ratio(sum(own) - entropy(labels, preds), sum(own)) if max(own) > 0 else 1.0
+    return 2 * ratio(sum(own) - entropy(labels, preds), sum(own))  # NaN for one segment in both
 
 
 DEFINITIONS = {
