@@ -10,7 +10,7 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool
 
-__all__ = ["amount", "mask", "number", "positive", "share", "where", "whole"]
+__all__ = ["amount", "mask", "number", "positive", "rank", "share", "where", "whole"]
 
 
 def number(name: str, value: float) -> None:
@@ -85,13 +85,23 @@ def mask(name: str, mask: Bool[Array, "*shape"], spatial_rank: int) -> Bool[Arra
             f"{name}: the mask is {mask.dtype}{list(mask.shape)}, but must be bool; compare first, "
             "as in labels == 1"
         )
-    whole("spatial_rank", spatial_rank)
-    if spatial_rank > mask.ndim:
-        raise ValueError(
-            f"spatial_rank is {spatial_rank} for {name} of shape {list(mask.shape)}, but must lie "
-            f"in 1..{mask.ndim}: give the number of trailing axes that make one image"
-        )
+    rank(name, mask.shape, spatial_rank)
     return mask
+
+
+def rank(name: str, shape: Sequence[int], spatial_rank: int) -> None:
+    """Raises ValueError unless an array has as many axes as one image.
+
+    >>> rank("probs", (4, 4), 3)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: spatial_rank is 3 for probs of shape [4, 4], but must lie in 1..2: give the ...
+    """
+    whole("spatial_rank", spatial_rank)
+    if spatial_rank > len(shape):
+        raise ValueError(
+            f"spatial_rank is {spatial_rank} for {name} of shape {[*shape]}, but must lie in "
+            f"1..{len(shape)}: give the number of trailing axes that make one image"
+        )
 
 
 def where(

@@ -174,12 +174,7 @@ def _checked(probs, where, spatial_rank: int) -> tuple[Array, Array | None]:
             f"probs are {probs.dtype}{list(probs.shape)}, but must be probabilities of a floating "
             "dtype; of logits take the sigmoid, or the softmax and then one class"
         )
-    checks.whole("spatial_rank", spatial_rank)
-    if spatial_rank > probs.ndim:
-        raise ValueError(
-            f"spatial_rank is {spatial_rank} for probs of shape {list(probs.shape)}, but must lie "
-            f"in 1..{probs.ndim}: give the number of trailing axes that make one image"
-        )
+    checks.rank("probs", probs.shape, spatial_rank)
     where = checks.where(where, probs.shape)
     return probs.astype(jnp.float32), where
 

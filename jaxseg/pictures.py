@@ -54,8 +54,7 @@ def panels(
         ("prediction", colours[probs.argmax(-1)]),
         (f"entropy, 0..{np.log(len(classes)):.2f} nats", _heat(probs)),
     ]
-    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
-    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+    return _beside(row)
 
 
 def comparison(
@@ -84,8 +83,7 @@ def comparison(
     ]
     if probs is not None:
         row.append((f"entropy, 0..{np.log(num_classes):.2f} nats", _heat(probs)))
-    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
-    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+    return _beside(row)
 
 
 def segments(
@@ -112,8 +110,7 @@ def segments(
         ("predicted segments", coloured(preds)),
         ("boundaries: label green, prediction red", 255 * both.astype(np.uint8)),
     ]
-    enlarge = max(1, -(-_SMALLEST // min(labels.shape)))
-    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
+    return _beside(row)
 
 
 def sheet(
@@ -143,6 +140,12 @@ def _display(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image, (0.5, 99.5))
     stretched = (image.astype(np.float64) - low) / max(high - low, 1.0)
     return (255 * np.clip(stretched, 0, 1)).astype(np.uint8)
+
+
+def _beside(row: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures of one size with their captions."""
+    enlarge = max(1, -(-_SMALLEST // min(row[0][1].shape[:2])))
+    return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
 
 
 def _captioned(text: str, picture: np.ndarray, enlarge: int) -> np.ndarray:

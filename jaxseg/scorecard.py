@@ -70,15 +70,8 @@ _COMPARED = ("metric", "A", "B", "A - B", "95 % low", "95 % high", "p-value", "b
 
 def tables(found: Mapping[str, Any], title: str) -> list[rich.table.Table]:
     """The summary for a terminal: the scores, and those of the classes if there are some."""
-    rows = [(name, *_cells(entry)) for name, entry in found["metrics"].items()]
-    drawn = [_table(title, _HEAD, rows)]
-    if by_class := _by_class(found):
-        rows = [
-            (label, *(number(values[label]) for values in by_class.values()))
-            for label in found["classes"]
-        ]
-        drawn.append(_table("", ("class", *by_class), rows))
-    return drawn
+    titles = (title, "")
+    return [_table(x, *content) for x, content in zip(titles, _contents(found), strict=False)]
 
 
 def comparison(
@@ -157,6 +150,18 @@ def _by_class(found: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     return {_of_one_class(name): x["classes"] for name, x in entries if "classes" in x}
 
 
+def _contents(found: Mapping[str, Any]) -> list[tuple[Sequence[str], list[Sequence[str]]]]:
+    """The head and the rows of each table: the scores, and those of the classes if there are."""
+    contents = [(_HEAD, [(name, *_cells(entry)) for name, entry in found["metrics"].items()])]
+    if by_class := _by_class(found):
+        rows = [
+            (label, *(number(values[label]) for values in by_class.values()))
+            for label in found["classes"]
+        ]
+        contents.append((("class", *by_class), rows))
+    return contents
+
+
 def _compared(name: str, found: Difference) -> tuple[str, ...]:
     better = "A" if (found.difference > 0) == METRICS[name].higher_is_better else "B"
     return (
@@ -191,15 +196,8 @@ def _rows(found: Evaluation) -> list[list]:
 
 
 def _markdown(found: Mapping[str, Any], title: str) -> str:
-    rows = [(name, *_cells(entry)) for name, entry in found["metrics"].items()]
-    text = f"# {title}\n\n{found['images']} images.\n\n{_markdown_table(_HEAD, rows)}"
-    if by_class := _by_class(found):
-        rows = [
-            (label, *(number(values[label]) for values in by_class.values()))
-            for label in found["classes"]
-        ]
-        text += "\n" + _markdown_table(("class", *by_class), rows)
-    return text
+    drawn = "\n".join(_markdown_table(head, rows) for head, rows in _contents(found))
+    return f"# {title}\n\n{found['images']} images.\n\n{drawn}"
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -135,10 +135,10 @@ def _surface(score: Callable) -> Statistic:
     )
 
 
-def _pixelwise(loss: Callable, scale: float = 1.0) -> Statistic:
+def _pixelwise(loss: Callable) -> Statistic:
     def measure(example):
         values = loss(example.logits, example.labels, where=example.where, reduce=None)
-        return jnp.stack([scale * jnp.sum(values), jnp.sum(example.where, dtype=jnp.float32)])
+        return jnp.stack([jnp.sum(values), jnp.sum(example.where, dtype=jnp.float32)])
 
     return Statistic(measure)
 
@@ -204,7 +204,6 @@ STATISTICS = {
         )
     ),
     "negative_log_likelihood": _pixelwise(losses.cross_entropy),
-    "bits_per_pixel": _pixelwise(losses.cross_entropy, scale=1 / np.log(2)),
     "brier": _pixelwise(losses.brier),
     "kl_divergence": _pixelwise(losses.kl_divergence),
     "loss": Statistic(_loss),
@@ -311,7 +310,12 @@ _CLASSES = {
 }
 _PROBABILITIES = {
     "negative_log_likelihood": _of_pixels("negative_log_likelihood", "in nats per pixel"),
-    "bits_per_pixel": _of_pixels("bits_per_pixel", "negative log-likelihood in bits"),
+    "bits_per_pixel": Metric(
+        "negative log-likelihood in bits",
+        "negative_log_likelihood",
+        lambda sums: _mean_of_sums(sums) / np.log(2),
+        higher_is_better=False,
+    ),
     "brier": _of_pixels("brier", "squared distance of probabilities and label"),
     "kl_divergence": _of_pixels("kl_divergence", "from label to prediction, in nats per pixel"),
     "loss": Metric(
@@ -487,8 +491,9 @@ def compare(first: Evaluation, second: Evaluation, samples: int) -> dict[str, Di
     """
     weights = resamplings(len(first.images), samples)
     found = {}
+    scores = [x.scores() for x in (first, second)]
     for name in first.metrics:
-        values = [x.scores()[name] for x in (first, second)]
+        values = [x[name] for x in scores]
         difference = values[0] - values[1]
         drawn = np.subtract(*(x.resampled(name, weights) for x in (first, second)))
         drawn = drawn[~np.isnan(drawn)]
