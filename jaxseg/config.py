@@ -16,33 +16,61 @@ class Data:
 
     name: str = "jaxseg_nuclei"  # a tensorflow-datasets name, or "folder"
     root: str = ""  # the folder, or where tfds keeps prepared data ("": its own default)
-    train_split: str = "train"  # like "train" or "train[:80%]"
+    train_split: str = "train"  # like "train", "train[:80%]", or of five parts "[-1/5]" and "[1/5]"
     eval_split: str = "validation"
     image: str = "image"  # the feature, or the directory below root ({split} is filled in)
-    label: str = "segmentation_mask"  # likewise for the masks
-    listing: str = ""  # of a folder: a text file with the names of the split ({split} likewise)
+    label: str = "segmentation_mask"  # likewise for the masks; of a folder also a COCO JSON file
+    listing: str = ""  # of a folder: a text file with the names of the split, or a CSV file
+    split_by: str = "order"  # of names; or "hash", by which no file moves when others are added
+    group: str = ""  # a pattern; files whose names match it alike (a patient's) stay together
+    masks: str = "classes"  # what they hold: see jaxseg.data.targets
     classes: tuple[str, ...] = ("background", "nucleus")  # in the order of their indices
+    colours: tuple[tuple[int, int, int], ...] = ()  # of the classes, where masks are RGB images
     label_map: tuple[tuple[int, int], ...] = ()  # (mask value, class) pairs; () keeps values
     ignore_label: int = 255  # pixels of this value do not count
+    border: int = 1  # pixels from another object or the background, where masks="borders"
     channels: int = 1  # of the images: 1 is grey, 3 is RGB
-    image_size: tuple[int, int] = (128, 128)  # larger images are scaled down, then all are padded
+    bits: int = 8  # of a channel on its way to the device, 8 or 16
+    value_range: tuple[float, ...] = ()  # stored values that become 0 and 1; () is that of the type
+    value_percentiles: tuple[float, ...] = ()  # or these of each image, such as (0.5, 99.5)
+    spacing: tuple[float, ...] = ()  # of pixels, as NIfTI says it; volumes are resampled to it
+    image_size: tuple[int, ...] = (128, 128)  # larger images are scaled down, then all are padded
+    patch_size: tuple[int, ...] = ()  # trains on parts of this size, cut from images in full size
+    foreground: float = 0.0  # the share of these parts around a pixel that is not class 0
     mean: tuple[float, ...] = ()  # of each channel in 0..1; () standardises every image by itself
     std: tuple[float, ...] = ()
     threads: int = 4  # that read and decode
+    unreadable: str = "stop"  # at an example that can't be read; or "skip" it, and say so
+    cache: str = ""  # a directory for decoded examples, which are then decoded once
 
 
 @dataclasses.dataclass(slots=True)
 class Augment:
     """Random changes of the training images, on the device."""
 
-    crop_size: tuple[int, int] = ()  # () keeps data.image_size
+    crop_size: tuple[int, ...] = ()  # () keeps the size
     flip_horizontal: bool = True
     flip_vertical: bool = True
-    rotate90: bool = True  # a random multiple of 90 degrees
-    rotate: float = 0.0  # at most this many degrees either way
+    flip_depth: bool = False  # of volumes, along their first axis
+    rotate90: bool = True  # a random multiple of 90 degrees, in the plane of the last two axes
+    rotate: float = 0.0  # at most this many degrees either way; of volumes about each axis
     scale: tuple[float, float] = (1.0, 1.0)  # a random magnification
+    shear: float = 0.0  # at most this many degrees either way
+    translate: float = 0.0  # at most this share of each side, either way
+    elastic: float = 0.0  # standard deviation of the displacement of control points, in pixels
+    elastic_spacing: int = 32  # pixels from one control point to the next
     brightness: float = 0.1  # added, at most this many standard deviations either way
     contrast: float = 0.1  # a factor of at most 1 plus or minus this
+    saturation: float = 0.0  # likewise; of RGB images
+    hue: float = 0.0  # at most this share of the colour circle either way; of RGB images
+    gamma: float = 0.0  # an exponent between 1 / (1 + this) and 1 + this, of values in 0..1
+    noise: float = 0.0  # Gaussian, at most this many standard deviations
+    blur: float = 0.0  # Gaussian, of a width of at most this many pixels
+    cutout: float = 0.0  # a square of at most this share of each side becomes 0
+    cutmix: float = 0.0  # the probability that a rectangle is another image's
+    classmix: float = 0.0  # the probability that half of the classes of another image are pasted
+    copy_paste: float = 0.0  # the probability that what is not class 0 of another image is pasted
+    mosaic: float = 0.0  # the probability that the quarters are of four images
 
 
 @dataclasses.dataclass(slots=True)

@@ -158,7 +158,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 values = {name: float(x) for name, x in parallel.on_host(scalars).items()}
                 if not all(map(math.isfinite, values.values())):
                     saved.wait()
-                    names = [source.name(int(index)) for index in positions()[at - 1]]
+                    names = [source.name(index) for index, _ in positions()[at - 1].tolist()]
                     raise NotFiniteError(_not_finite(at, values, names, saved))
             pending.clear()
             if logs:

@@ -59,7 +59,7 @@ ROOMS = {
     "cli": {"config", "parallel"},
     "steps": {"batch", "metrics", "models"},
     "parallel": {"batch"},
-    "data": {"batch", "config"},
+    "data": {"batch", "config", "labels"},
     "checkpoints": {"parallel"},
     "report": set(),
     "scores": {"losses", "metrics"},

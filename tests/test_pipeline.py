@@ -71,14 +71,14 @@ def test_every_epoch_is_a_permutation(length, batch_size):
     """Each example once in an epoch, though batches reach across epochs."""
     positions = train_positions(length, batch_size=batch_size, seed=1)
     steps = -(-4 * length // batch_size)
-    order = np.concatenate([positions[step] for step in range(steps)])[: 4 * length]
+    order = np.concatenate([positions[step][:, 0] for step in range(steps)])[: 4 * length]
     for epoch in order.reshape(4, length):
         assert sorted(epoch) == list(range(length))
 
 
 def epochs(seed, count, length=30):
     positions = train_positions(length, batch_size=length, seed=seed)
-    return [tuple(positions[step].tolist()) for step in range(count)]
+    return [tuple(positions[step][:, 0].tolist()) for step in range(count)]
 
 
 def test_epochs_differ():
@@ -109,7 +109,7 @@ def test_batches_have_no_end():
 def test_any_share_of_a_batch(batch_size, hosts):
     """A host's share may be one image."""
     shares = [
-        train_positions(10, batch_size=batch_size, seed=0, host=host, hosts=hosts)[5].tolist()
+        train_positions(10, batch_size=batch_size, seed=0, host=host, hosts=hosts)[5][:, 0].tolist()
         for host in range(hosts)
     ]
     assert [len(share) for share in shares] == [batch_size // hosts] * hosts
@@ -167,7 +167,7 @@ def test_starting_in_the_middle_reads_nothing_before():
     source = Numbered(100)
     positions = train_positions(100, batch_size=4, seed=4)
     read(source, positions, start=20, stop=22)
-    assert sorted(source.reads) == sorted([*positions[20], *positions[21]])
+    assert sorted(source.reads) == sorted([*positions[20][:, 0], *positions[21][:, 0]])
 
 
 def test_training_without_a_stop():

@@ -8,6 +8,7 @@ from jaxseg.data.pipeline import (
     batches,
     collate,
     eval_positions,
+    example_spec,
     make_loader,
     train_positions,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "batches",
     "collate",
     "eval_positions",
+    "example_spec",
     "make_loader",
     "normalise",
     "open_source",

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import functools
 import pathlib
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxseg.config import Data
-from jaxseg.data import files
+from jaxseg.data import coco, files, splits, targets
 from jaxseg.data.files import DataError
 
 if TYPE_CHECKING:
-    from jaxtyping import Integer, UInt8
+    from jaxtyping import Num
 
 
 class Example(NamedTuple):
-    """An image and its mask as they were stored."""
+    """An image and its mask as they were stored, and the distances of pixels if the files tell."""
 
-    image: UInt8[np.ndarray, "height width channels"]
-    mask: Integer[np.ndarray, "height width"]
+    image: Num[np.ndarray, "*pixels channels"]
+    mask: Num[np.ndarray, "*mask"]  # as data.masks says
+    spacing: tuple[float, ...] | None = None
 
 
 class Source(Protocol):
-    """A split: examples by index, each with a name that a person can find it by."""
+    """A split: examples by index, each with a name that a person can find it by.
+
+    The version of an example changes when what is stored does.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
     def name(self, index: int) -> str: ...
+    def version(self, index: int) -> str: ...
 
 
 def open_source(config: Data, split: str) -> Source:
@@ -74,6 +82,13 @@ class TfdsSource:
                     f"data.{field} is {key!r}, but {config.name} has the features "
                     f"{', '.join(builder.info.features)}; choose one of them"
                 )
+        if config.masks == "panoptic":
+            objects = config.label.removesuffix("_image") + "_objects"
+            if objects not in builder.info.features:
+                raise DataError(
+                    f'data.masks="panoptic" needs the feature {objects!r} beside data.label, but '
+                    f"{config.name} has the features {', '.join(builder.info.features)}"
+                )
         try:
             builder.download_and_prepare()
         except ImportError as error:
@@ -85,6 +100,7 @@ class TfdsSource:
         except Exception as error:  # of the network, the disk or manual downloads
             text = " ".join(str(error).split())
             raise DataError(f"tensorflow-datasets can't prepare {config.name}: {text}") from error
+        self._version = builder.info.full_name
         try:
             self._source = builder.as_data_source(split=split)
         except (KeyError, ValueError) as error:
@@ -99,82 +115,241 @@ class TfdsSource:
     def __getitem__(self, index):
         example = self._source[int(index)]
         mask = np.asarray(example[self._config.label])
-        if mask.ndim == 3 and mask.shape[-1] == 1:
+        if self._config.masks == "panoptic":
+            objects = self._config.label.removesuffix("_image") + "_objects"
+            mask = _panoptic(mask, example[objects], self.name(index))
+        elif mask.ndim == 3 and mask.shape[-1] == 1:
             mask = mask[..., 0]
-        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+        elif mask.ndim == 3 and (mask == mask[..., :1]).all():
+            mask = mask[..., 0]  # grey that tfds decodes as RGB
+        indices = self._config.masks in ("classes", *targets.OF_OBJECTS)
+        if (
+            indices
+            and not self._config.colours
+            and (mask.ndim != 2 or mask.dtype.kind not in "biu")
+        ):
             raise DataError(
                 f"{self.name(index)}: {self._config.label} is {mask.dtype}{list(mask.shape)}, but "
-                "a mask needs one channel of class indices; name another feature in data.label"
+                "a mask needs one channel of class indices; name another feature in data.label, or "
+                "give the colours of the classes in data.colours"
             )
         return Example(np.atleast_3d(example[self._config.image]), mask)
 
     def name(self, index):
         return f"{self._config.name} {self._split} example {index}"
 
+    def version(self, index):
+        return f"{self._version} {self._split} {index}"
+
+
+def _panoptic(mask: np.ndarray, objects: dict, name: str) -> np.ndarray:
+    """The class of each pixel of a panoptic mask, and -1 where there is none or a crowd."""
+    ids = mask[..., 0] + 256 * (mask[..., 1] + 256 * mask[..., 2].astype(np.int64))
+    known = np.asarray(objects["id"], np.int64)
+    classes = np.where(np.asarray(objects["is_crowd"], bool), -1, np.asarray(objects["label"]))
+    order = np.argsort(known)
+    known, classes = np.append(known[order], -1), np.append(classes[order], -1)
+    found = np.searchsorted(known[:-1], ids)
+    listed = known[found] == ids
+    if (~listed & (ids > 0)).any():
+        raise DataError(
+            f"{name}: the id {ids[~listed & (ids > 0)][0]} of a segment is not among its objects"
+        )
+    return np.where(listed, classes[found], -1)
+
+
+class _Item(NamedTuple):
+    """An image of a folder with what its mask is read from."""
+
+    name: str
+    group: str
+    image: pathlib.Path
+    masks: tuple[pathlib.Path, ...]  # of several annotators there may be several
+
 
 class FolderSource:
-    """Images and masks in two directories, paired by their file names without suffix."""
+    """Images and masks of a folder, paired by their file names without suffix or by a CSV file."""
 
     def __init__(self, config: Data, split: str):
-        match = re.fullmatch(r"(.*?)(?:\[(\d*)(%?):(\d*)(%?)\])?", split)
-        base, start, start_percent, stop, stop_percent = match.groups(default="")
-        if "[" in base or "]" in base:
+        parsed = splits.parse(split)
+        fields = (config.image, config.label, config.listing)
+        table = config.listing.lower().endswith(".csv")
+        if parsed.name and not table and not any("{split}" in field for field in fields):
             raise DataError(
-                f"split {split!r} is not understood; write a name, a slice such as '[:80%]' or "
-                "'[10:]', or both"
-            )
-        if base and not any("{split}" in x for x in (config.image, config.label, config.listing)):
-            raise DataError(
-                f"split {split!r} has the name {base!r}, but {{split}} stands in none of "
+                f"split {split!r} has the name {parsed.name!r}, but {{split}} stands in none of "
                 "data.image, data.label and data.listing, so that every name would mean the same "
                 "files; put it there, or split by slices such as '[:80%]' and '[80%:]'"
             )
+        self._config, self._rank = config, len(config.image_size)
+        self._annotations = None
         root = pathlib.Path(config.root)
-        directories = []
-        for field in ("image", "label"):
-            directory = root / getattr(config, field).replace("{split}", base)
-            if not directory.is_dir():
-                raise DataError(
-                    f"{directory} is not a directory, but data.root and data.{field} name it as "
-                    f"the place of split {split!r}; correct them, or the split"
-                )
-            directories.append(files.by_stem(directory, files.PICTURES))
-        images, masks = directories
-        if config.listing:
-            listing = root / config.listing.replace("{split}", base)
-            if not listing.is_file():
-                raise DataError(f"{listing} is not a file, but data.listing names it")
-            names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
-            stems = [files.stem(pathlib.Path(name), files.PICTURES) for name in names]
+        if config.label.lower().endswith(".json"):
+            path = root / config.label.replace("{split}", parsed.name)
+            self._annotations = coco.Annotations(path, config)
+        if table:
+            items = _tabled(config, root, split, parsed.name)
         else:
-            stems = sorted(images)
-        for kind, found in (("image", images), ("mask", masks)):
-            missing = [stem for stem in stems if stem not in found]
-            if missing:
-                raise DataError(
-                    f"{len(missing)} of the {len(stems)} images of split {split!r} have no {kind} "
-                    f"file, {missing[0]!r} first; add the files, or list in data.listing the "
-                    "names of those that have both"
-                )
-        bounds = [
-            _bound(start, start_percent, len(stems), 0),
-            _bound(stop, stop_percent, len(stems), len(stems)),
-        ]
-        self._pairs = [(images[stem], masks[stem]) for stem in stems[slice(*bounds)]]
+            items = _paired(config, root, split, parsed.name, self._annotations)
+        units = [item.group or splits.unit_of(item.name, config.group) for item in items]
+        self._items = [items[i] for i in splits.select(units, parsed, config.split_by)]
 
     def __len__(self):
-        return len(self._pairs)
+        return len(self._items)
 
     def __getitem__(self, index):
-        image, mask = self._pairs[index]
-        return Example(files.read_image(image), files.read_mask(mask))
+        item = self._items[index]
+        image = files.read_image(item.image, self._rank)
+        if self._annotations is not None:
+            return Example(image, self._annotations.mask(item.name, image.shape[:2]))
+        masks = [self._read_mask(path) for path in item.masks]
+        if len({mask.shape for mask in masks}) > 1:
+            sizes = ", ".join(
+                f"{path} {list(x.shape)}" for path, x in zip(item.masks, masks, strict=True)
+            )
+            raise DataError(f"the masks of annotators differ in size: {sizes}")
+        several = "{rater}" in self._config.label
+        mask = np.stack(masks) if several else masks[0]
+        spacings = [files.spacing(path) for path in (item.image, *item.masks)]
+        known = [x[: self._rank] for x in spacings if x is not None]
+        if any(not np.allclose(x, known[0], rtol=1e-3) for x in known):
+            raise DataError(
+                f"{self.name(index)} have pixels of {known[0]} and {known[-1]}, but must be of one "
+                "spacing"
+            )
+        return Example(image, mask, known[0] if known else None)
 
     def name(self, index):
-        image, mask = self._pairs[index]
-        return f"{image} with mask {mask}"
+        item = self._items[index]
+        masks = " and ".join(map(str, item.masks))
+        return f"{item.image} with mask {masks}" if masks else str(item.image)
+
+    def version(self, index):
+        item = self._items[index]
+        paths = [item.image, *item.masks]
+        if self._annotations is not None:
+            paths.append(self._annotations.path)
+        stats = [path.stat() for path in paths]
+        return " ".join(
+            f"{path} {x.st_mtime_ns} {x.st_size}" for path, x in zip(paths, stats, strict=True)
+        )
+
+    @functools.cached_property
+    def _read_mask(self) -> Callable[[pathlib.Path], np.ndarray]:
+        if self._config.colours:
+            return files.read_colours
+        if self._config.masks == "shares":
+            return files.read_shares
+        if self._config.masks in targets.OF_RATERS and "{rater}" not in self._config.label:
+            return files.read_raters
+        return functools.partial(files.read_mask, ranks=(self._rank,))
 
 
-def _bound(number: str, percent: str, count: int, default: int) -> int:
-    if not number:
-        return default
-    return round(count * int(number) / 100) if percent else min(int(number), count)
+def _paired(
+    config: Data, root: pathlib.Path, split: str, name: str, annotations: coco.Annotations | None
+) -> list[_Item]:
+    """The images of a directory, each with the masks of the same name."""
+    images = files.by_stem(_directory(root, config, "image", split, name), files.IMAGES)
+    if config.listing:
+        listing = root / config.listing.replace("{split}", name)
+        if not listing.is_file():
+            raise DataError(f"{listing} is not a file, but data.listing names it")
+        lines = files.read_text(listing).splitlines()
+        # A line of several words that is no name begins with one, as in Pascal VOC's lists.
+        stems = [_listed(line, images) for line in lines if line.strip()]
+    elif annotations is not None:
+        stems = [files.stem(pathlib.Path(x), files.IMAGES) for x in annotations.names]
+    else:
+        stems = sorted(images)
+    found = [("image", images)]
+    masks = []
+    if annotations is None:
+        masks = [
+            files.by_stem(x, files.SOFT_MASKS)
+            for x in _label_directories(root, config, split, name)
+        ]
+        found += [("mask", each) for each in masks]
+    else:
+        known = {files.stem(pathlib.Path(x), files.IMAGES) for x in annotations.names}
+        found.append(("annotation", known))
+    for kind, each in found:
+        missing = [x for x in stems if x not in each]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of the {len(stems)} images of split {split!r} have no {kind} "
+                f"file, {missing[0]!r} first; add the files, or list in data.listing the "
+                "names of those that have both"
+            )
+    return [_Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems]
+
+
+def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
+    whole, first = (
+        files.stem(pathlib.Path(x), files.IMAGES) for x in (line.strip(), line.split()[0])
+    )
+    return whole if whole in images else first
+
+
+def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_Item]:
+    """The rows of a CSV file: columns image, mask, and if there are any, split and group."""
+    path = root / config.listing.replace("{split}", name)
+    if not path.is_file():
+        raise DataError(f"{path} is not a file, but data.listing names it")
+    rows = csv.DictReader(files.read_text(path).splitlines())
+    columns = rows.fieldnames or []
+    if not {"image", "mask"} <= set(columns):
+        raise DataError(
+            f"{path} has the columns {', '.join(columns) or 'of nothing'}, but needs image and "
+            "mask, paths below data.root, and may have split and group"
+        )
+    rows = list(rows)
+    if name and "{split}" not in config.listing:
+        if "split" not in columns:
+            raise DataError(
+                f"split {split!r} has the name {name!r}, but {path} has no column named split; add "
+                "it, or split by slices such as '[:80%]' and '[80%:]'"
+            )
+        known = dict.fromkeys(row["split"] for row in rows)
+        if name not in known:
+            raise DataError(f"{path} has the splits {', '.join(known)}, but not {name!r}")
+        rows = [row for row in rows if row["split"] == name]
+    items = []
+    for row in rows:
+        paths = [root / (row[kind] or "") for kind in ("image", "mask")]
+        for kind, each in zip(("image", "mask"), paths, strict=True):
+            if not each.is_file():
+                raise DataError(
+                    f"{path} names the {kind} {row[kind]!r}, which is not a file in {root}"
+                )
+        items.append(_Item(row["image"], row.get("group") or "", paths[0], (paths[1],)))
+    return items
+
+
+def _directory(root: pathlib.Path, config: Data, field: str, split: str, name: str) -> pathlib.Path:
+    directory = root / getattr(config, field).replace("{split}", name)
+    if not directory.is_dir():
+        raise DataError(
+            f"{directory} is not a directory, but data.root and data.{field} name it as "
+            f"the place of split {split!r}; correct them, or the split"
+        )
+    return directory
+
+
+def _label_directories(
+    root: pathlib.Path, config: Data, split: str, name: str
+) -> list[pathlib.Path]:
+    """The directory of the masks, or of each annotator's where {rater} stands for the names."""
+    if "{rater}" not in config.label:
+        return [_directory(root, config, "label", split, name)]
+    if config.masks not in targets.OF_RATERS:
+        raise DataError(
+            f"data.label is {config.label!r}, of several annotators, but data.masks is "
+            f'"{config.masks}"; set it to "votes" or "staple"'
+        )
+    pattern = config.label.replace("{split}", name).replace("{rater}", "*")
+    found = sorted(path for path in root.glob(pattern) if path.is_dir())
+    if not found:
+        raise DataError(
+            f"{root / pattern} matches no directory, but data.root and data.label name it as the "
+            f"place of the masks of split {split!r}; correct them, or the split"
+        )
+    return found

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import hashlib
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import grain
 import jax
 import numpy as np
+import scipy.ndimage
 
 from jaxseg.batch import Batch
 from jaxseg.config import Data
-from jaxseg.data.datasets import Source
+from jaxseg.data import targets
+from jaxseg.data.datasets import Example, Source
 from jaxseg.data.files import DataError
+from jaxseg.data.targets import Target
+
+if TYPE_CHECKING:
+    from jaxtyping import Num
+
+    Load = Callable[..., Batch]
 
 _EPOCHS = 10**9  # without end, in practice: grain can't batch an endless data set by one
+_WHOLE = -1  # the draw of an image that is not for training
 
 
 def train_positions(
     length: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
 ) -> grain.MapDataset:
-    """The indices of the examples that a host reads at each step, without end.
+    """What a host reads at each step, without end: int64 `[rows, 2]`.
 
-    Each epoch is a new permutation; a batch may reach into the next one. A host's share is a block
-    of rows of the global batch, so the global batch is the same for any number of hosts.
+    A row is the index of an example and its draw, a number that no other row of the run has, which
+    all that is random about the example follows from. Each epoch is a new permutation; a batch may
+    reach into the next one. A host's share is a block of rows of the global batch, so the global
+    batch is the same for any number of hosts.
     """
     # Grain adds the epoch to the seed, so that the epochs of neighbouring seeds would be the same.
     mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    positions = grain.MapDataset.range(length).shuffle(seed=mixed).repeat(_EPOCHS)
-    return positions.batch(batch_size // hosts)[host::hosts]
+    indices = grain.MapDataset.range(length).shuffle(seed=mixed).repeat(_EPOCHS)
+    first = (mixed >> 1) << 32
+    rows = indices.map_with_index(lambda row, index: np.array([index, first + row % 2**32]))
+    return rows.batch(batch_size // hosts)[host::hosts]
 
 
 def eval_positions(
     length: int, *, batch_size: int, host: int = 0, hosts: int = 1
 ) -> grain.MapDataset:
-    """The indices of each example once, in order; those past the end fill up the last batch."""
+    """Each example once, in order, as `train_positions` has them; no draw, so nothing is random.
+
+    Indices past the end fill up the last batch.
+    """
     padded = -(-length // batch_size) * batch_size
-    return grain.MapDataset.range(padded).batch(batch_size // hosts)[host::hosts]
+    rows = grain.MapDataset.range(padded).map(lambda index: np.array([index, _WHOLE]))
+    return rows.batch(batch_size // hosts)[host::hosts]
 
 
 def batches(
@@ -46,13 +69,15 @@ def batches(
     *,
     start: int = 0,
     stop: int | None = None,
+    on_skip: Callable[[str], None] | None = None,
 ) -> Iterator[Batch]:
     """Reads the batches of the steps from `start` to `stop`, in threads and ahead of their use.
 
-    Indices past the end of the source become images that don't count.
+    Indices past the end of the source become images that don't count; `on_skip` is told, in a
+    thread, what could not be read, where data.unreadable is "skip".
     """
-    load = make_loader(source, config)
-    dataset = positions[start:stop].map(lambda indices: collate(map(load, indices)))
+    load = make_loader(source, config, on_skip=on_skip)
+    dataset = positions[start:stop].map(lambda rows: collate(load(*row) for row in rows.tolist()))
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     return iter(dataset.to_iter_dataset(options))
 
@@ -62,97 +87,225 @@ def collate(examples: Iterable[Batch]) -> Batch:
     return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
-def make_loader(source: Source, config: Data) -> Callable[[int], Batch]:
-    """Makes the function from an index to an example of fixed size, labels checked."""
-    height, width = config.image_size
-    num_classes = len(config.classes)
-    label_dtype = np.uint8 if num_classes <= 256 else np.int32
-    classify = _make_classify(config)
+def example_spec(config: Data, *, training: bool) -> Batch:
+    """The shapes and types of an example, without the axis of the batch.
 
-    def load(index):
-        image = np.zeros((height, width, config.channels), np.uint8)
-        labels = np.zeros((height, width), label_dtype)
-        where = np.zeros((height, width), bool)
-        size = np.zeros(2, np.int32)
-        if index < len(source):
-            name = source.name(index)
-            example = source[index]
-            pixels = _channels(example.image, config.channels, name)
-            if pixels.shape[:2] != example.mask.shape:
-                raise DataError(
-                    f"{name}: the image is {_size(pixels)}, but its mask {_size(example.mask)}; "
-                    "they must be of one size"
-                )
-            classes, counts = classify(example.mask, name)
-            pixels, classes, counts = _scale_down(
-                (pixels, classes.astype(label_dtype), counts), height, width
-            )
-            inside = np.s_[: pixels.shape[0], : pixels.shape[1]]
-            image[inside], labels[inside], where[inside] = pixels, classes, counts
-            size[:] = counts.shape
-        return Batch(image, labels, where, size)
+    >>> spec = example_spec(Data(), training=False)
+    >>> spec.images.shape, spec.labels.dtype.name
+    ((128, 128, 1), 'uint8')
+    """
+    size = config.patch_size if training and config.patch_size else config.image_size
+    classes = (len(config.classes),) if targets.is_soft(config) else ()
+    return Batch(
+        images=jax.ShapeDtypeStruct((*size, config.channels), _image_dtype(config)),
+        labels=jax.ShapeDtypeStruct((*size, *classes), targets.label_dtype(config)),
+        where=jax.ShapeDtypeStruct(tuple(size), np.bool_),
+        sizes=jax.ShapeDtypeStruct((len(size),), np.int32),
+    )
+
+
+def make_loader(
+    source: Source, config: Data, *, on_skip: Callable[[str], None] | None = None
+) -> Load:
+    """Makes `load(index, draw=-1)`, from an index to an example of fixed size, labels checked.
+
+    A draw of at least 0 is one for training, whose patch it decides.
+    """
+    _check(config)
+    decode = _make_decode(source, config)
+    if config.cache:
+        decode = _cached(decode, source, config)
+    specs = {training: example_spec(config, training=training) for training in (False, True)}
+
+    def load(index, draw=_WHOLE):
+        training = draw != _WHOLE
+        example = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), specs[training])
+        if index >= len(source):
+            return example
+        try:
+            decoded = decode(index)
+            size = example.where.shape
+            if config.patch_size:
+                decoded = _cut(decoded, draw, config) if training else decoded
+                _fits(decoded, size, source.name(index))
+        except DataError as error:
+            if config.unreadable == "stop":
+                raise
+            if on_skip is not None:
+                on_skip(str(error))
+            return example
+        labels, where = decoded.target
+        if targets.is_soft(config):
+            labels, where = targets.amounts(decoded.target, config)
+        inside = tuple(slice(side) for side in where.shape)
+        example.images[inside] = decoded.image
+        example.labels[inside], example.where[inside] = labels, where
+        example.sizes[:] = where.shape
+        return example
 
     return load
 
 
-def _make_classify(config: Data) -> Callable[[np.ndarray, str], tuple[np.ndarray, np.ndarray]]:
-    """Makes the function from a mask to the class of each pixel, and whether it counts."""
-    num_classes, ignored = len(config.classes), config.ignore_label
-    if len(dict(config.label_map)) != len(config.label_map):
-        raise DataError("data.label_map has a value twice; give each value one class")
-    for value, label in config.label_map:
-        if not (0 <= label < num_classes or label == ignored):
+class _Decoded(NamedTuple):
+    """An example in the form of the config, but for its size."""
+
+    image: Num[np.ndarray, "*pixels channels"]
+    target: Target
+
+
+def _check(config: Data) -> None:
+    rank = len(config.image_size)
+    if config.bits not in (8, 16):
+        raise DataError(f"data.bits is {config.bits}, but must be 8 or 16")
+    if config.unreadable not in ("stop", "skip"):
+        raise DataError(f'data.unreadable is {config.unreadable!r}, but must be "stop" or "skip"')
+    if not 0.0 <= config.foreground <= 1.0:
+        raise DataError(f"data.foreground is {config.foreground}, but must be a share in 0..1")
+    for name in ("value_range", "value_percentiles"):
+        values = getattr(config, name)
+        if values and (len(values) != 2 or not values[0] < values[1]):
+            raise DataError(f"data.{name} is {values}, but must be (lowest, highest)")
+    if config.value_percentiles and not (
+        0 <= config.value_percentiles[0] < config.value_percentiles[1] <= 100
+    ):
+        raise DataError(f"data.value_percentiles is {config.value_percentiles}; they are 0 to 100")
+    if config.value_range and config.value_percentiles:
+        raise DataError("data.value_range and data.value_percentiles are both set; choose one")
+    for name in ("patch_size", "spacing"):
+        values = getattr(config, name)
+        if values and (len(values) != rank or not all(x > 0 for x in values)):
             raise DataError(
-                f"data.label_map has the class {label} for the value {value}, but data.classes has "
-                f"{num_classes} and data.ignore_label is {ignored}"
+                f"data.{name} is {values}, but must have {rank} positive numbers, as many as "
+                "data.image_size"
             )
-    if not config.label_map and 0 <= ignored < num_classes:
+
+
+def _image_dtype(config: Data) -> np.dtype:
+    return np.dtype(np.uint16 if config.bits == 16 else np.uint8)
+
+
+def _make_decode(source: Source, config: Data) -> Callable[[int], _Decoded]:
+    """Makes the function that reads an example and brings it into the form of the config."""
+    make_target = targets.make_target(config)
+
+    def decode(index):
+        name = source.name(index)
+        example = source[index]
+        pixels = targets.pixels_of(example.mask, config)
+        if example.image.shape[:-1] != pixels:
+            raise DataError(
+                f"{name}: the image is {_size(example.image.shape[:-1])}, but its mask "
+                f"{_size(pixels)}; they must be of one size"
+            )
+        image = _channels(_values(example.image, config, name), config.channels, name)
+        decoded = _Decoded(image, make_target(example.mask, name))
+        if config.spacing:
+            decoded = _respaced(decoded, example, config, name)
+        return decoded if config.patch_size else _scaled_down(decoded, config)
+
+    return decode
+
+
+def _cached(
+    decode: Callable[[int], _Decoded], source: Source, config: Data
+) -> Callable[[int], _Decoded]:
+    """Keeps what is decoded in memory-mapped files, by what was stored and the config.
+
+    Files are written whole or not at all, so that threads, processes and runs may share them.
+    """
+    directory = pathlib.Path(config.cache)
+    directory.mkdir(parents=True, exist_ok=True)
+    # Not of the fields that change nothing of what is decoded.
+    plain = {"cache": "", "threads": 0, "unreadable": "", "foreground": 0.0, "mean": (), "std": ()}
+    key = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
+
+    def read(index):
+        stem = hashlib.sha256(f"{key} {source.version(index)}".encode()).hexdigest()[:40]
+        paths = [directory / f"{stem}.{name}.npy" for name in ("image", "labels", "where")]
+        try:
+            image, *target = (np.load(path, mmap_mode="r") for path in paths)
+        except (OSError, ValueError):  # not there, or not whole
+            found = decode(index)
+            for path, array in zip(paths, (found.image, *found.target), strict=True):
+                fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+                with fresh.open("wb") as file:
+                    np.save(file, array)
+                os.replace(fresh, path)
+            return found
+        return _Decoded(image, Target(*target))
+
+    return read
+
+
+def _cut(decoded: _Decoded, draw: int, config: Data) -> _Decoded:
+    """The patch of this draw: anywhere, or with a pixel of the foreground somewhere in it."""
+    rng = np.random.default_rng(draw)
+    labels, where = decoded.target
+    shape = decoded.image.shape[:-1]
+    around = None
+    if config.foreground and rng.random() < config.foreground:
+        found = np.flatnonzero(_foreground(decoded.target, config))
+        if found.size:
+            around = np.unravel_index(found[rng.integers(found.size)], shape)
+    starts = []
+    for axis, (side, size) in enumerate(zip(shape, config.patch_size, strict=True)):
+        low, high = 0, max(side - size, 0)
+        if around is not None:
+            low, high = max(low, around[axis] - size + 1), min(high, around[axis])
+        starts.append(rng.integers(low, high + 1))
+    patch = tuple(slice(a, a + b) for a, b in zip(starts, config.patch_size, strict=True))
+    lead = (slice(None),) * (config.masks in targets.OF_RATERS)
+    return _Decoded(decoded.image[patch], Target(labels[lead + patch], where[lead + patch]))
+
+
+def _foreground(target: Target, config: Data) -> np.ndarray:
+    """The pixels that are of another class than 0, by anyone."""
+    if config.masks == "shares":
+        return target.where & target.labels[..., 1:].any(-1)
+    found = target.where & (target.labels > 0)
+    return found.any(0) if config.masks in targets.OF_RATERS else found
+
+
+def _fits(decoded: _Decoded, size: Sequence[int], name: str) -> None:
+    shape = decoded.image.shape[:-1]
+    if any(side > most for side, most in zip(shape, size, strict=True)):
         raise DataError(
-            f"data.ignore_label is {ignored}, which is also the class "
-            f"{config.classes[ignored]!r}; set it to a value that no class has, such as -1, or "
-            "give the classes their mask values in data.label_map"
+            f"{name}: the image is {_size(shape)}, larger than data.image_size {_size(size)}, and "
+            "with data.patch_size images are not scaled down; raise data.image_size, which "
+            "evaluation takes whole images of"
         )
-    values, labels = np.array(sorted(config.label_map), np.int64).reshape(-1, 2).T
 
-    def translate(mask):
-        """The class of each value, whether it counts, and whether it means nothing."""
-        ignore = mask == ignored
-        if not len(values):
-            return mask, ~ignore, ~ignore & ((mask < 0) | (mask >= num_classes))
-        index = np.searchsorted(values, mask).clip(max=len(values) - 1)
-        listed = values[index] == mask
-        classes = labels[index]
-        # Where the ignored number is that of a class, only values that are not listed are ignored.
-        left_out = (classes == ignored) & (not 0 <= ignored < num_classes)
-        return classes, ~np.where(listed, left_out, ignore), ~listed & ~ignore
 
-    table = translate(np.arange(256))
-
-    def classify(mask, name):
-        if mask.dtype == np.uint8:
-            classes, counts, wrong = (entry[mask] for entry in table)
-        else:
-            classes, counts, wrong = translate(mask.astype(np.int64))
-        if wrong.any():
-            found, numbers = np.unique(mask[wrong], return_counts=True)
-            cure = "add it to data.label_map" if len(values) else "map it with data.label_map"
-            raise DataError(
-                f"{name}: mask value {found[0]} ({numbers[0]} pixels) is none of the {num_classes} "
-                f"classes and not data.ignore_label={ignored}; {cure}, or correct data.classes"
-            )
-        return np.where(counts, classes, 0), counts
-
-    return classify
+def _values(image: np.ndarray, config: Data, name: str) -> np.ndarray:
+    """The image in the type that reaches the device, whose range is 0..1."""
+    dtype = _image_dtype(config)
+    if config.value_percentiles:
+        low, high = np.nanpercentile(image, config.value_percentiles)
+    elif config.value_range:
+        low, high = config.value_range
+    elif image.dtype == dtype:
+        return image
+    elif image.dtype == np.uint8:
+        return image.astype(np.uint16) * 257
+    else:
+        wider = "data.bits=16, " if image.dtype == np.uint16 else ""
+        raise DataError(
+            f"{name}: the image is {image.dtype}, but must be {dtype}; convert it, or set {wider}"
+            "data.value_range or data.value_percentiles to say which values become 0 and 1"
+        )
+    scale = np.iinfo(dtype).max
+    with np.errstate(invalid="ignore"):
+        shares = (image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-30))
+    # What is not a number becomes the least.
+    return (np.clip(np.nan_to_num(shares, nan=0.0), 0, 1) * scale + 0.5).astype(dtype)
 
 
 def _channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     """The image with the channels asked for: grey and RGB are converted, alpha is dropped."""
-    if image.dtype != np.uint8:
-        raise DataError(f"{name}: the image is {image.dtype}, but must be uint8; convert it")
-    if image.ndim == 3 and image.shape[-1] == channels:
+    found = image.shape[-1]
+    if found == channels:
         return image
-    found = image.shape[-1] if image.ndim == 3 else 1
-    if channels == 1 and found in (3, 4):
+    if channels == 1 and found in (3, 4) and image.ndim == 3:
         return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
     if channels == 3 and found in (1, 4):
         return np.repeat(image, 3, -1) if found == 1 else image[..., :3]
@@ -162,24 +315,66 @@ def _channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     )
 
 
-def _scale_down(arrays, height: int, width: int):
-    """Scales an image, its labels and `where` to fit, keeping the aspect; never scales up."""
-    image, labels, where = arrays
-    old_height, old_width = labels.shape
-    scale = min(height / old_height, width / old_width)
-    if scale >= 1:
-        return arrays
-    size = (max(1, round(old_width * scale)), max(1, round(old_height * scale)))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    # Nearest by pixel centres, as the area average is: INTER_NEAREST would shift the labels.
-    labels, where = (
-        cv2.resize(
-            x.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT
+def _respaced(decoded: _Decoded, example: Example, config: Data, name: str) -> _Decoded:
+    """The example with pixels of the distances that the config asks for."""
+    if example.spacing is None:
+        raise DataError(
+            f"{name}: data.spacing is {config.spacing}, but the files don't say the spacing of "
+            "their pixels; give NIfTI files, or leave data.spacing out"
         )
-        for x in (labels, where)
+    shape = decoded.image.shape[:-1]
+    pairs = zip(shape, example.spacing, config.spacing, strict=True)
+    return _resized(decoded, [max(1, round(side * a / b)) for side, a, b in pairs], config)
+
+
+def _scaled_down(decoded: _Decoded, config: Data) -> _Decoded:
+    """The example made to fit, its aspect kept; it is never scaled up."""
+    shape = decoded.image.shape[:-1]
+    scale = min(a / b for a, b in zip(config.image_size, shape, strict=True))
+    if scale >= 1:
+        return decoded
+    return _resized(decoded, [max(1, round(side * scale)) for side in shape], config)
+
+
+def _resized(decoded: _Decoded, size: Sequence[int], config: Data) -> _Decoded:
+    """The example in another size: averaged or interpolated, classes by the nearest."""
+    labels, where = decoded.target
+    if config.masks == "shares":
+        total = np.maximum(labels.sum(-1, keepdims=True, dtype=np.float32), 1e-30)
+        target = Target(_interpolated(labels / total, size), _nearest(where, size))
+    elif config.masks in targets.OF_RATERS:
+        target = Target(*(np.stack([_nearest(each, size) for each in x]) for x in (labels, where)))
+    else:
+        target = Target(_nearest(labels, size), _nearest(where, size))
+    return _Decoded(_interpolated(decoded.image, size), target)
+
+
+def _interpolated(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Averages of what each pixel covers where it shrinks, and linear between pixels elsewhere."""
+    if len(size) == 2:
+        shrinks = any(a < b for a, b in zip(size, image.shape, strict=False))
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return cv2.resize(image, size[::-1], interpolation=how).reshape(*size, -1)
+    factors = [*(a / b for a, b in zip(size, image.shape, strict=False)), 1]
+    # As wide as a pixel of the result, so that no detail is lost between pixels.
+    widths = [max(0.0, (1 / factor - 1) / 2) for factor in factors]
+    smooth = scipy.ndimage.gaussian_filter(image.astype(np.float32), widths, mode="nearest")
+    found = scipy.ndimage.zoom(smooth, factors, order=1, mode="nearest", grid_mode=True)
+    return found if image.dtype.kind == "f" else (found + 0.5).astype(image.dtype)
+
+
+def _nearest(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The label of the nearest pixel, by the centres of pixels, as averages are."""
+    if len(size) == 2:  # INTER_NEAREST would shift labels
+        wide = labels.astype(np.int32).astype(np.float32)
+        found = cv2.resize(wide, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return found.astype(labels.dtype)
+    factors = [a / b for a, b in zip(size, labels.shape, strict=True)]
+    found = scipy.ndimage.zoom(
+        labels.astype(np.int32), factors, order=0, mode="nearest", grid_mode=True
     )
-    return image.reshape(*size[::-1], -1), labels, where > 0
+    return found.astype(labels.dtype)
 
 
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[0]}x{array.shape[1]}"
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
