@@ -26,11 +26,16 @@ USAGE_ERROR = 2
 
 
 def run(
-    main: Callable[[], None], define_flags: Callable[[], None], *, pairs: Sequence[str] = ()
+    main: Callable[..., None],
+    define_flags: Callable[[], None],
+    *,
+    pairs: Sequence[str] = (),
+    arguments: int = 0,
 ) -> None:
-    """Runs a command: its flags, then `main()`. Bad arguments are said in one line.
+    """Runs a command: its flags, then `main`. Bad arguments are said in one line.
 
-    The flags named in `pairs`, of several values, also take two of them after one name.
+    The flags named in `pairs`, of several values, also take two of them after one name. Up to so
+    many `arguments` that are no flags are given to `main`; its module's docstring is the help.
 
     Flags are defined here rather than on import, because ml_collections reads the command line to
     define a config flag, and a program that only imports the library has its own.
@@ -42,7 +47,9 @@ def run(
     with _one_line_errors(sys.argv):
         define_flags()
     own = sorted(set(flags.FLAGS) - others)
-    app.run(lambda _: main(), flags_parser=functools.partial(_parse, own=own, pairs=pairs))
+    about = inspect.cleandoc(sys.modules[main.__module__].__doc__ or "")
+    parser = functools.partial(_parse, own=own, pairs=pairs, arguments=arguments, about=about)
+    app.run(lambda argv: main(*argv[1:]), flags_parser=parser)
 
 
 def define_process_flags() -> None:
@@ -86,16 +93,21 @@ def explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _parse(argv: list[str], *, own: list[str], pairs: Sequence[str]) -> list[str]:
+def _parse(
+    argv: list[str], *, own: list[str], pairs: Sequence[str], arguments: int, about: str
+) -> list[str]:
     if any(argument in ("-h", "--help", "-help") for argument in argv[1:]):
-        print(_help(own), end="")
+        print(_help(about, own), end="")
         sys.exit(0)
+    flags.FLAGS.set_gnu_getopt()  # flags may also follow what is none
     with _one_line_errors(argv):
         rest = flags.FLAGS(_unpaired(argv, pairs))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; options look like --config.steps=100, see --help")
+    if len(rest) > 1 + arguments:
+        fail(
+            f"unexpected argument {rest[1 + arguments]!r}; options look like --config.steps=100, see --help"
+        )
     if "config" in flags.FLAGS and not _is_config(flags.FLAGS.config):
         fail("get_config() of the config file must return a jaxseg.config.Config")
     return rest
@@ -174,8 +186,8 @@ def fields(kind: type, prefix: str = "") -> Iterator[tuple[str, str, typing.Any,
 _INDENTED = {"initial_indent": " " * 6, "subsequent_indent": " " * 6, "break_on_hyphens": False}
 
 
-def _help(own: list[str]) -> str:
-    lines = [inspect.cleandoc(sys.modules["__main__"].__doc__ or ""), "", "Options:"]
+def _help(about: str, own: list[str]) -> str:
+    lines = [about, "", "Options:"]
     for name in own:
         if not name.startswith("config."):
             text, *_ = flags.FLAGS[name].help.partition(";\n")  # where absl tells how to repeat it
