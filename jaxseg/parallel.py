@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -70,7 +71,32 @@ def _compile_pmap(step, *, donate_state):
 
 def _shard_pmap(batch):
     devices = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+    rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
+    return jax.device_put(rows, sharding)
+
+
+class Feed:
+    """Batches as `shard` lays them out on the devices, and the seconds that were waited for them.
+
+    They are laid out one ahead of their use, so that the devices copy while they compute.
+    """
+
+    def __init__(self, batches: Iterable[Batch], shard: Callable[[Batch], Batch]):
+        self._batches, self._shard = iter(batches), shard
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        ahead = self._next()
+        while ahead is not None:
+            batch, ahead = ahead, self._next()
+            yield batch
+
+    def _next(self) -> Batch | None:
+        begun = time.perf_counter()
+        batch = next(self._batches, None)
+        self.waited += time.perf_counter() - begun
+        return None if batch is None else self._shard(batch)
 
 
 def check_batch_size(batch_size: int) -> None:

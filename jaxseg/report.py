@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
 METRICS = "metrics.jsonl"
+SKIPPED = "skipped.txt"
+_NOTICED = 0.05  # of the time spent waiting for batches, from which on it is said
 
 
 class Report:
@@ -30,6 +33,7 @@ class Report:
     def __init__(self, workdir: pathlib.Path | None, console: Console, *, start: int, steps: int):
         self._console, self._steps = console, steps
         self._score = None
+        self._skipped, self._lock = {}, threading.Lock()  # since threads read
         self._workdir = workdir
         self._progress = None
         if workdir is None:
@@ -50,17 +54,37 @@ class Report:
             self._task = self._progress.add_task("", total=steps, completed=start, text="compiling")
             self._progress.start()
 
+    def skipped(self, why: str):
+        """Keeps what could not be read, which `SKIPPED` lists, and says it once."""
+        with self._lock:
+            if self._workdir is None or why in self._skipped:
+                return
+            self._skipped[why] = None
+            (self._workdir / SKIPPED).write_text("".join(f"{x}\n" for x in self._skipped))
+            self._say(f"skipped ({len(self._skipped)} so far): {why}")
+
     def training(
-        self, step: int, scalars: dict[str, float], images_per_second: float | None, eta: float
+        self,
+        step: int,
+        scalars: dict[str, float],
+        images_per_second: float | None,
+        input_wait: float | None,
+        eta: float,
     ):
-        """Records a training step's loss, its terms and the speed; `eta` is in seconds."""
-        self._write(step, {**scalars, "images_per_second": images_per_second})
+        """Records a training step's loss, its terms and the speed; `eta` is in seconds.
+
+        `input_wait` is the share of the time that was spent waiting for batches.
+        """
+        speeds = {"images_per_second": images_per_second, "input_wait": input_wait}
+        self._write(step, {**scalars, **speeds})
         losses = {name.removeprefix("loss/"): x for name, x in scalars.items() if "loss" in name}
         terms = [f"{name} {value:.4f}" for name, value in losses.items()]
         score = [] if self._score is None else [f"mean IoU {self._score:.4f}"]
         speed = []
         if images_per_second is not None:
             speed = [f"{images_per_second:.1f} images/s", f"ETA {_clock(eta)}"]
+            if input_wait > _NOTICED:
+                speed.insert(1, f"input wait {input_wait:.0%}")
         text = "  ".join([*terms, *score, *speed])
         if self._progress:
             self._progress.update(self._task, completed=step, text=text)

@@ -134,13 +134,19 @@ def _train(config, workdir, allow_config_change, console, interruption):
             data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
         )
         batches = data.batches(
-            source, positions(host=host, hosts=hosts), config.data, start=start, stop=config.steps
+            source,
+            positions(host=host, hosts=hosts),
+            config.data,
+            start=start,
+            stop=config.steps,
+            on_skip=report.skipped,
         )
-        clock = _Clock(start)
+        feed = parallel.Feed(batches, runner.shard)
+        clock = _Clock(start, feed)
         pending = []  # steps whose scalars are still on the device, so that it can run ahead
         step = start
-        for step, batch in enumerate(batches, start + 1):
-            state, scalars = train_step(state, runner.shard(batch))
+        for step, batch in enumerate(feed, start + 1):
+            state, scalars = train_step(state, batch)
             pending.append((step, scalars))
             if step == start + 1:
                 jax.block_until_ready(scalars)  # now it is compiled, and time is speed
@@ -162,10 +168,10 @@ def _train(config, workdir, allow_config_change, console, interruption):
                     raise NotFiniteError(_not_finite(at, values, names, saved))
             pending.clear()
             if logs:
-                rate = clock.steps_per_second(step)
+                rate, waited = clock.read(step)
                 speed = None if rate is None else rate * config.batch_size
                 eta = math.inf if rate is None else (config.steps - step) / rate
-                report.training(step, values, speed, eta)
+                report.training(step, values, speed, waited, eta)
             scores = None
             if evaluates:
                 scores = evaluator.scores(state)
@@ -337,18 +343,21 @@ class _Interruption:
 
 
 class _Clock:
-    """The speed since the last restart."""
+    """The speed since the last restart, and how much of the time was spent waiting for batches."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, feed: parallel.Feed):
+        self._feed = feed
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        self._step, self._time = step, time.perf_counter()
+        self._step, self._time, self._waited = step, time.perf_counter(), self._feed.waited
 
-    def steps_per_second(self, step: int) -> float | None:
-        """None where no step has passed."""
-        steps = step - self._step
-        return steps / (time.perf_counter() - self._time) if steps else None
+    def read(self, step: int) -> tuple[float | None, float | None]:
+        """Steps a second and the share that was waited; None where no step has passed."""
+        steps, seconds = step - self._step, time.perf_counter() - self._time
+        if not steps:
+            return None, None
+        return steps / seconds, (self._feed.waited - self._waited) / seconds
 
 
 def _config(workdir: pathlib.Path) -> Config:

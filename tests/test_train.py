@@ -139,11 +139,14 @@ class Run:
         return True
 
 
+SPEEDS = {"images_per_second", "input_wait"}  # which no two runs have alike
+
+
 def records(workdir):
     """The lines of metrics.jsonl without the speed."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
-    return [{k: v for k, v in x.items() if k != "images_per_second"} for x in found]
+    return [{k: v for k, v in x.items() if k not in SPEEDS} for x in found]
 
 
 def count_records(workdir):
@@ -207,7 +210,7 @@ def assert_board_shows(workdir):
         for name, value in record.items()
         if name != "step" and value is not None
     }
-    scalars = {key: x for key, x in scalars.items() if key[0] != "images_per_second"}
+    scalars = {key: x for key, x in scalars.items() if key[0] not in SPEEDS}
     assert scalars == wanted
 
 
@@ -246,11 +249,12 @@ def test_metrics(straight):
     assert [x["step"] for x in evaluation] == [5, 10, 15, 20]
     terms = {"cross_entropy": 1.0, "relative_entropy": 0.5}
     for line in training:
-        assert {"step", "loss", "images_per_second", *(f"loss/{x}" for x in terms)} <= line.keys()
+        assert {"step", "loss", *SPEEDS, *(f"loss/{x}" for x in terms)} <= line.keys()
         total = sum(weight * line[f"loss/{name}"] for name, weight in terms.items())
         assert line["loss"] == pytest.approx(total, rel=1e-5)
         assert not any(name.startswith("val/") for name in line)
     assert all(line["images_per_second"] > 0 for line in training[1:])
+    assert all(0 <= line["input_wait"] < 1 for line in training[1:])
     for line in evaluation:
         classes = [line["val/iou/background"], line["val/iou/nucleus"]]
         assert line["val/mean_iou"] == pytest.approx(sum(classes) / 2, rel=1e-12)
