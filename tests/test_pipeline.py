@@ -1,5 +1,6 @@
 """Examples of one size with labels checked, and batches that are a function of their step."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from jaxseg import Batch
 from jaxseg.config import Data
 from jaxseg.data import DataError, Example, batches, eval_positions, train_positions
-from jaxseg.data.pipeline import make_loader
+from jaxseg.data.pipeline import example_spec, make_loader
 
 
 class Numbered:
@@ -432,3 +433,235 @@ def test_labels_outside(values, named, label_map):
     """With a map or without, a value that means nothing is an error, not class 0."""
     with pytest.raises(DataError, match=rf"^example 0: mask {named}.*data\.label_map"):
         load(np.array([values], np.int32), label_map=label_map)
+
+
+# Patches.
+
+VARIED = Data(image_size=(40, 40), patch_size=(8, 6), classes=("a", "b"), foreground=0.0)
+
+
+class Varied:
+    """Images that hold their coordinates, of many sizes, with one pixel of class 1 each."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        rows, columns = np.mgrid[: self.sizes[index][0], : self.sizes[index][1]]
+        mask = np.zeros(self.sizes[index], np.uint8)
+        mask[self.pixel(index)] = 1
+        return Example((rows * 40 + columns).astype(np.uint16)[..., None], mask)
+
+    def pixel(self, index):
+        height, width = self.sizes[index]
+        return height - 1, width // 3
+
+    def name(self, index):
+        return f"example {index}"
+
+    def version(self, index):
+        return f"version {index}"
+
+
+def patches(config, size, count=400):
+    config = dataclasses.replace(config, bits=16)
+    load = make_loader(Varied([size]), config)
+    return [load(0, draw) for draw in range(count)]
+
+
+def test_patches_are_everywhere():
+    """Each place that a patch can have occurs about equally often, and no other."""
+    found = patches(VARIED, (11, 9))
+    corners = [divmod(int(x.images[0, 0, 0]), 40) for x in found]
+    counts = {corner: corners.count(corner) for corner in set(corners)}
+    assert set(counts) == set(itertools.product(range(4), range(4)))
+    assert min(counts.values()) > 25 - 5 * 5  # five standard deviations
+    for example, (row, column) in zip(found, corners, strict=True):
+        rows, columns = np.mgrid[row : row + 8, column : column + 6]
+        np.testing.assert_array_equal(example.images[..., 0], rows * 40 + columns)
+        assert example.where.all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_patches_of_the_foreground(share):
+    """So many of them have a pixel of the foreground, anywhere in the patch."""
+    found = patches(dataclasses.replace(VARIED, foreground=share), (39, 31))
+    have = np.array([x.labels.any() for x in found])
+    by_chance = 6 / (31 - 6 + 1) / (39 - 8 + 1)  # in the last row, of those that reach it
+    expected = share + (1 - share) * by_chance
+    assert abs(have.mean() - expected) <= 5 * np.sqrt(expected * (1 - expected) / 400)
+    places = {tuple(np.argwhere(x.labels)[0]) for x in found if x.labels.any()}
+    if share == 1.0:
+        assert places == {(7, column) for column in range(6)}
+
+
+def test_patches_of_small_images():
+    """Sides that are too short are padded."""
+    (example,) = patches(dataclasses.replace(VARIED, foreground=1.0), (5, 30), count=1)
+    assert example.sizes.tolist() == [5, 6]
+    assert example.where[:5].all()
+    assert not example.where[5:].any()
+
+
+def test_patches_are_a_function_of_their_draw():
+    """Other hosts, threads and starts give the same patches; other seeds and epochs others."""
+    config = dataclasses.replace(VARIED, bits=16)
+    source = Varied([(20 + i, 15 + i) for i in range(6)])
+
+    def of(seed=3, hosts=1, start=0, **fields):
+        positions = [
+            train_positions(6, batch_size=4, seed=seed, host=h, hosts=hosts) for h in range(hosts)
+        ]
+        page = dataclasses.replace(config, **fields)
+        return join([read(source, x, page, start=start, stop=9) for x in positions])
+
+    straight = of()
+    assert_same(of(hosts=4, start=5, threads=1), straight[5:])
+    assert_same(of(hosts=2), straight)
+
+    def rows(batches):
+        return np.concatenate([x.images for x in batches])[:36]  # six epochs of six images
+
+    def number_alike(a, b):
+        return sum(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+    epochs = rows(straight).reshape(6, 6, -1)
+    assert all(len({x.tobytes() for x in epoch}) > 3 for epoch in epochs)
+    assert number_alike(rows(straight), rows(of(seed=4))) < 4
+
+
+def test_evaluation_takes_whole_images():
+    """Of the size that is asked for, or an error: nothing is scaled where training is not."""
+    config = dataclasses.replace(VARIED, bits=16)
+    (batch,) = read(Varied([(20, 15)]), eval_positions(1, batch_size=1), config)
+    assert batch.sizes.tolist() == [[20, 15]]
+    with pytest.raises(DataError, match=r"41x20, larger than data\.image_size 40x40"):
+        read(Varied([(41, 20)]), eval_positions(1, batch_size=1), config)
+
+
+def test_patches_of_votes_and_shares():
+    """Soft labels are cut as images are."""
+    sizes, kinds = (30, 30), {"votes": (3, 30, 30), "shares": (30, 30, 2)}
+    for masks, shape in kinds.items():
+        mask = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+        whole = Varied([sizes])[0].image
+
+        class One(Varied):
+            def __getitem__(self, index, image=whole, mask=mask):
+                return Example(image, mask)
+
+        config = dataclasses.replace(VARIED, bits=16, masks=masks, foreground=0.5)
+        for draw in range(5):
+            found = make_loader(One([sizes]), config)(0, draw)
+            row, column = divmod(int(found.images[0, 0, 0]), 40)
+            part = np.s_[row : row + 8, column : column + 6]
+            amounts = mask
+            if masks == "votes":
+                amounts = np.stack([(mask == label).sum(0) for label in range(2)], -1)
+            np.testing.assert_array_equal(found.labels, amounts[part])
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"patch_size": (8, 8, 8)}, "data.patch_size is .* must have 2 positive numbers"),
+        ({"patch_size": (0, 8)}, "data.patch_size"),
+        ({"spacing": (1.0,)}, "data.spacing"),
+        ({"foreground": 1.5}, "data.foreground is 1.5"),
+        ({"bits": 12}, "data.bits is 12"),
+        ({"unreadable": "ignore"}, "data.unreadable is 'ignore'"),
+        ({"value_range": (2.0, 1.0)}, "data.value_range"),
+        ({"value_percentiles": (0.0, 101.0)}, "data.value_percentiles"),
+        ({"value_range": (0.0, 1.0), "value_percentiles": (0.0, 1.0)}, "choose one"),
+    ],
+)
+def test_fields_that_make_no_example(fields, part):
+    with pytest.raises(DataError, match=part):
+        make_loader(Numbered(1), dataclasses.replace(SMALL, **fields))
+
+
+def test_example_spec_is_what_loads():
+    """Of every kind of example, for training and for evaluation."""
+    for fields in ({}, {"bits": 16, "patch_size": (2, 2)}, {"masks": "votes"}):
+        config = dataclasses.replace(SMALL, **fields)
+        for training, draw in ((False, -1), (True, 4)):
+            found = make_loader(Numbered(0), config)(5, draw)
+            for array, spec in zip(found, example_spec(config, training=training), strict=True):
+                assert (array.shape, array.dtype) == (spec.shape, spec.dtype)
+
+
+# What can't be read.
+
+
+def test_unreadable_examples_are_skipped():
+    """They don't count, each is told, and all others are where they were."""
+    config = dataclasses.replace(SMALL, unreadable="skip")
+    positions = train_positions(10, batch_size=4, seed=0)
+    told = []
+    found = read(Numbered(10, bad=(2, 7)), positions, config, stop=5, on_skip=told.append)
+    straight = read(Numbered(10), positions, stop=5)
+    for batch, good, rows in zip(found, straight, positions, strict=False):
+        bad = np.isin(rows[:, 0], (2, 7))
+        assert not batch.where[bad].any()
+        assert not batch.images[bad].any()
+        assert batch.sizes[bad].sum() == 0
+        for a, b in zip(batch, good, strict=True):
+            np.testing.assert_array_equal(a[~bad], b[~bad])
+    assert len(told) == 4  # two epochs
+    assert all("mask value 99" in text for text in told)
+    assert {text.split(":")[0] for text in told} == {"example 2", "example 7"}
+
+
+# The cache.
+
+
+def test_cache_decodes_once(tmp_path):
+    """The second time nothing is read, and batches are the same; other configs don't share it."""
+    cached = dataclasses.replace(SMALL, cache=str(tmp_path / "new" / "cache"))
+    positions = eval_positions(7, batch_size=2)
+    source = Versioned(7)
+    first = read(source, positions, cached)
+    assert sorted(source.reads) == list(range(7))
+    again = read(source, positions, dataclasses.replace(cached, threads=1))
+    assert len(source.reads) == 7
+    assert_same(again, first)
+    assert_same(first, read(Numbered(7), positions))
+    read(source, positions, dataclasses.replace(cached, image_size=(1, 2)))
+    assert len(source.reads) == 14
+
+
+def test_cache_notices_what_changed(tmp_path):
+    """A file that is another one, and a part of the cache that was cut short, are read anew."""
+    cached = dataclasses.replace(SMALL, cache=str(tmp_path))
+    positions = eval_positions(3, batch_size=3)
+    source = Versioned(3)
+    (straight,) = read(source, positions, cached)
+    victim = max(tmp_path.glob("*.image.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert_same(read(source, positions, cached), [straight])
+    assert len(source.reads) == 4
+    source.versions[1] = "later"
+    assert_same(read(source, positions, cached), [straight])
+    assert source.reads[4:] == [1]
+
+
+def test_cache_of_patches(tmp_path):
+    config = dataclasses.replace(VARIED, bits=16, foreground=0.5)
+    source = Varied([(20 + i, 15 + i) for i in range(6)])
+    positions = train_positions(6, batch_size=4, seed=0)
+    straight = read(source, positions, config, stop=6)
+    cached = dataclasses.replace(config, cache=str(tmp_path))
+    for _ in range(2):
+        assert_same(read(source, positions, cached, stop=6), straight)
+
+
+class Versioned(Numbered):
+    def __init__(self, length):
+        super().__init__(length)
+        self.versions = {}
+
+    def version(self, index):
+        return f"{index} {self.versions.get(index, 'first')}"

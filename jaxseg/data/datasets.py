@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import functools
 import pathlib
 import re
 from collections.abc import Callable
@@ -26,6 +25,10 @@ class Example(NamedTuple):
     image: Num[np.ndarray, "*pixels channels"]
     mask: Num[np.ndarray, "*mask"]  # as data.masks says
     spacing: tuple[float, ...] | None = None
+
+
+# Of a data set that holds the examples of another source, as they were stored.
+FEATURES = ("image", "mask", "spacing", "name")
 
 
 class Source(Protocol):
@@ -59,10 +62,15 @@ class TfdsSource:
         from jaxseg.data.jaxseg_nuclei import jaxseg_nuclei_dataset_builder  # noqa: F401
 
         self._config, self._split = config, split
+        where = {"data_dir": config.root or None, "file_format": "array_record"}
         try:
-            builder = tfds.builder(
-                config.name, data_dir=config.root or None, file_format="array_record"
-            )
+            builder = tfds.builder(config.name, **where)
+        except ImportError as error:
+            # The code that prepares it needs what is not installed; what it prepared does not.
+            try:
+                builder = tfds.core.read_only_builder.builder_from_files(config.name, **where)
+            except tfds.core.registered.DatasetNotFoundError:
+                raise _needs_packages(config.name, error) from error
         except Exception as error:  # of its name, its version, its config or its arguments
             # Community data sets would be asked for over the network, with TensorFlow.
             known = tfds.list_builders(with_community_datasets=False)
@@ -92,15 +100,13 @@ class TfdsSource:
         try:
             builder.download_and_prepare()
         except ImportError as error:
-            raise DataError(
-                f"tensorflow-datasets prepares {config.name} with a package that is missing "
-                f"({error}); install it, prepare the data once with "
-                f"`tfds build {config.name} --file_format=array_record`, and uninstall it again"
-            ) from error
+            raise _needs_packages(config.name, error) from error
         except Exception as error:  # of the network, the disk or manual downloads
             text = " ".join(str(error).split())
             raise DataError(f"tensorflow-datasets can't prepare {config.name}: {text}") from error
-        self._version = builder.info.full_name
+        made = (builder.data_path / "dataset_info.json").stat().mtime
+        self._version = f"{builder.info.full_name} {made}"
+        self._prepared = set(builder.info.features) == set(FEATURES)
         try:
             self._source = builder.as_data_source(split=split)
         except (KeyError, ValueError) as error:
@@ -114,6 +120,9 @@ class TfdsSource:
 
     def __getitem__(self, index):
         example = self._source[int(index)]
+        if self._prepared:
+            spacing = tuple(example["spacing"].tolist())
+            return Example(example["image"], example["mask"], spacing or None)
         mask = np.asarray(example[self._config.label])
         if self._config.masks == "panoptic":
             objects = self._config.label.removesuffix("_image") + "_objects"
@@ -140,6 +149,17 @@ class TfdsSource:
 
     def version(self, index):
         return f"{self._version} {self._split} {index}"
+
+
+def _needs_packages(name: str, error: ImportError) -> DataError:
+    cause = error
+    while isinstance(cause.__cause__, ImportError):
+        cause = cause.__cause__
+    return DataError(
+        f"tensorflow-datasets prepares {name} with a package that is missing ({cause}); prepare "
+        f"the data once in an environment that has it, by `pip install tensorflow` and `tfds build "
+        f"{name} --file_format=array_record`; training then needs it no more"
+    )
 
 
 def _panoptic(mask: np.ndarray, objects: dict, name: str) -> np.ndarray:
@@ -233,7 +253,7 @@ class FolderSource:
             f"{path} {x.st_mtime_ns} {x.st_size}" for path, x in zip(paths, stats, strict=True)
         )
 
-    @functools.cached_property
+    @property
     def _read_mask(self) -> Callable[[pathlib.Path], np.ndarray]:
         if self._config.colours:
             return files.read_colours
@@ -241,7 +261,7 @@ class FolderSource:
             return files.read_shares
         if self._config.masks in targets.OF_RATERS and "{rater}" not in self._config.label:
             return files.read_raters
-        return functools.partial(files.read_mask, ranks=(self._rank,))
+        return files.read_mask
 
 
 def _paired(

@@ -22,6 +22,7 @@ NIFTI = (".nii", ".nii.gz")
 MASKS = (*PICTURES, ".npy", *NIFTI)
 IMAGES = MASKS
 _MOST_VALUES = 2**32  # of a TIFF file, whose sizes may be false
+_SAMPLES_PER_PIXEL = 277  # the tag of a TIFF file
 SOFT_MASKS = (*MASKS, ".npz", ".mat")  # of several annotators, or amounts of each class
 
 
@@ -100,7 +101,8 @@ def read_raters(path: pathlib.Path) -> Integer[np.ndarray, " raters *pixels"]:
     """
     if path.suffix.lower() == ".mat":
         return _load_berkeley(path)
-    values = _load_npz(path) if path.suffix.lower() == ".npz" else read_mask(path, ranks=(3, 4))
+    readers = {".npy": _load_numpy, ".npz": _load_npz}
+    values = readers.get(path.suffix.lower(), read_mask)(path)
     if values.ndim < 3 or values.dtype.kind not in "biu":
         raise DataError(
             f"{path} holds {values.dtype}{list(values.shape)}, but masks of annotators need an "
@@ -142,11 +144,10 @@ def read_mask(path: pathlib.Path, ranks: Sequence[int] = (2, 3)) -> Integer[np.n
                 f"{path} is a mask of mode {mode}, but masks need one channel of class indices "
                 "(grey or palette); convert its colours to indices"
             )
-    if values.dtype.kind not in "biu" or values.ndim not in ranks:
+    if values.dtype.kind not in "biu" or values.ndim not in (2, 3):
         raise DataError(
             f"{path} is a mask of {values.dtype}{list(values.shape)}, but masks need class indices "
-            f"of an integer type and {' or '.join(map(str, ranks))} axes; take the argmax over the "
-            "classes"
+            "of an integer type and two or three axes; take the argmax over the classes"
         )
     return values.astype(np.uint8) if values.dtype == bool else values
 
@@ -236,7 +237,8 @@ def _has_more_axes(path: pathlib.Path) -> bool:
     """Whether a TIFF file has several pages, or channels that Pillow does not know."""
     try:
         with Image.open(path) as picture:
-            return getattr(picture, "n_frames", 1) > 1
+            samples = picture.tag_v2.get(_SAMPLES_PER_PIXEL, 1) if picture.format == "TIFF" else 1
+            return getattr(picture, "n_frames", 1) > 1 or samples > len(picture.getbands())
     except Image.UnidentifiedImageError:
         with path.open("rb") as file:
             return file.read(2) in (b"II", b"MM")  # else it is no TIFF file

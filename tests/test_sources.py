@@ -1,0 +1,584 @@
+"""Folders of every form: CSV tables, COCO, colours, annotators, many channels, volumes."""
+
+import csv
+import json
+import os
+import pathlib
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+import scipy.io
+import tensorflow_datasets as tfds
+import tifffile
+from PIL import Image
+
+from jaxseg.config import Data
+from jaxseg.data import DataError, make_loader, open_source
+
+RNG = np.random.default_rng(0)
+SIZE = (10, 14)
+
+
+def config(root, **fields):
+    usual = {"image": "images", "label": "masks", "channels": 3, "image_size": SIZE}
+    return Data(**{"name": "folder", "root": str(root), **usual, **fields})
+
+
+def save(path, array, **options):
+    """By the kind that the name ends in; returns the array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, masks=array)
+    elif path.name.endswith((".nii", ".nii.gz")):
+        affine = np.diag([*options.pop("spacing", (1, 1, 1)), 1])
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    elif path.suffix == ".tif" and options:
+        tifffile.imwrite(path, array, **options)
+    else:
+        Image.fromarray(array).save(path)
+    return array
+
+
+def image(*size, channels=3, dtype=np.uint8):
+    high = np.iinfo(dtype).max + 1
+    return RNG.integers(0, high, (*(size or SIZE), channels), dtype)
+
+
+def mask(*size, high=2):
+    return RNG.integers(0, high, size or SIZE, np.uint8)
+
+
+def loaded(config, split="[:]"):
+    """All examples of a split, as they reach the device."""
+    source = open_source(config, split)
+    load = make_loader(source, config)
+    return [load(index) for index in range(len(source))]
+
+
+def complaint(config, split="[:]"):
+    """The one line that reading a split ends with."""
+    with pytest.raises(DataError) as caught:
+        loaded(config, split)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# CSV tables.
+
+
+def table(root, rows, name="index.csv", **options):
+    with (root / name).open("w", newline="", **options) as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def tabled(root):
+    """Six images of three patients, in files of any names and places."""
+    rows, pairs = [], []
+    for i in range(6):
+        row = {"image": f"scan {i}/Bild ä.png", "mask": f"truth/{i}.png"}
+        row |= {"split": "test" if i > 3 else "train", "group": f"patient {i // 2}"}
+        pairs.append((save(root / row["image"], image()), save(root / row["mask"], mask())))
+        rows.append(row)
+    return rows, pairs
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_csv_pairs_splits_and_groups(tmp_path, encoding):
+    rows, pairs = tabled(tmp_path)
+    table(tmp_path, rows, encoding=encoding)
+    page = config(tmp_path, listing="index.csv")
+    for split, wanted in (
+        ("train", (0, 1, 2, 3)),
+        ("test", (4, 5)),
+        ("[:34%]", (0, 1)),
+        ("[-2/3]", (0, 1, 4, 5)),
+        ("train[1/2]", (0, 1)),
+    ):
+        found = loaded(page, split)
+        assert len(found) == len(wanted), split
+        for example, i in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(example.images, pairs[i][0])
+            np.testing.assert_array_equal(example.labels, pairs[i][1])
+
+
+@pytest.mark.parametrize(
+    ("change", "split", "part"),
+    [
+        (lambda row: {"image": row["image"]}, "train", "needs image and mask"),
+        (lambda row: row | {"mask": "nowhere.png"}, "train", "names the mask 'nowhere.png'"),
+        (lambda row: {k: row[k] for k in ("image", "mask")}, "train", "no column named split"),
+        (lambda row: row, "validation", "has the splits train, test, but not 'validation'"),
+    ],
+)
+def test_csv_that_can_not_be_used(tmp_path, change, split, part):
+    rows, _ = tabled(tmp_path)
+    table(tmp_path, [change(row) for row in rows])
+    message = complaint(config(tmp_path, listing="index.csv"), split)
+    assert part in message
+    assert "index.csv" in message
+
+
+def test_csv_that_is_no_text(tmp_path):
+    tabled(tmp_path)
+    (tmp_path / "index.csv").write_bytes(b"\xff\xfe\x00image")
+    assert "is not text in UTF-8" in complaint(config(tmp_path, listing="index.csv"))
+
+
+def test_hash_and_group_of_names(tmp_path):
+    """Slices of one patient are never on both sides."""
+    for i in range(24):
+        name = f"p{i // 4}_slice{i}.png"
+        save(tmp_path / "images" / name, image())
+        save(tmp_path / "masks" / name, mask())
+    page = config(tmp_path, split_by="hash", group=r"p\d+")
+    sides = [open_source(page, split) for split in ("[-1/2]", "[1/2]")]
+    names = [[pathlib.Path(x.name(i)).name for i in range(len(x))] for x in sides]
+    assert len(names[0]) + len(names[1]) == 24
+    assert not {x.split("_")[0] for x in names[0]} & {x.split("_")[0] for x in names[1]}
+
+
+# COCO.
+
+
+def coco(root, annotations, categories=("cat", "dog"), size=SIZE, name="annotations.json"):
+    save(root / "images" / "a b.png", image())
+    content = {
+        "images": [{"id": 7, "file_name": "a b.png", "height": size[0], "width": size[1]}],
+        "categories": [{"id": 3 * i + 5, "name": x} for i, x in enumerate(categories)],
+        "annotations": [{"id": i, "image_id": 7, **x} for i, x in enumerate(annotations)],
+    }
+    (root / name).write_text(json.dumps(content))
+
+
+def runs(pixels):
+    """Run lengths column by column, from a run of False on."""
+    flat = pixels.ravel(order="F").astype(int)
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff([0, *ends, flat.size]).tolist()
+    return {"size": list(pixels.shape), "counts": [0, *lengths] if flat[0] else lengths}
+
+
+def box(top, left, bottom, right):
+    found = np.zeros(SIZE, bool)
+    found[top:bottom, left:right] = True
+    return found
+
+
+def polygon(top, left, bottom, right):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+BOXES = [(1, 1, 9, 12), (2, 2, 5, 6), (6, 8, 8, 11)]
+CATEGORIES = (5, 8, 5)
+
+
+def objects(kind):
+    draw = {"runs": lambda x: runs(box(*x)), "polygons": lambda x: polygon(*x)}[kind]
+    pairs = zip(BOXES, CATEGORIES, strict=True)
+    # The largest comes last, and is drawn first.
+    return [{"segmentation": draw(b), "category_id": c} for b, c in pairs][::-1]
+
+
+@pytest.mark.parametrize("kind", ["runs", "polygons"])
+def test_coco_classes(tmp_path, kind):
+    """By the names of the categories, the smaller above the larger."""
+    coco(tmp_path, objects(kind))
+    classes = ("nothing", "dog", "cat")
+    (found,) = loaded(config(tmp_path, label="annotations.json", classes=classes))
+    expected = np.zeros(SIZE, int)
+    for place, category in zip(BOXES, CATEGORIES, strict=True):
+        expected[box(*place)] = {5: 2, 8: 1}[category]
+    np.testing.assert_array_equal(found.labels, expected)
+    assert found.where.all()
+
+
+def test_coco_category_ids(tmp_path):
+    """With a label_map they are the values; crowds do not count."""
+    coco(tmp_path, [*objects("runs"), {"segmentation": runs(box(0, 0, 2, 3)), "category_id": 5}])
+    crowd = json.loads((tmp_path / "annotations.json").read_text())
+    crowd["annotations"][-1]["iscrowd"] = 1
+    (tmp_path / "annotations.json").write_text(json.dumps(crowd))
+    page = config(
+        tmp_path,
+        label="annotations.json",
+        classes=("nothing", "animal"),
+        label_map=((0, 0), (5, 1), (8, 1)),
+    )
+    (found,) = loaded(page)
+    np.testing.assert_array_equal(found.where, ~box(0, 0, 2, 3))
+    np.testing.assert_array_equal(found.labels == 1, box(*BOXES[0]) & ~box(0, 0, 2, 3))
+
+
+def test_coco_objects(tmp_path):
+    """Objects have ids, so that they have borders."""
+    coco(tmp_path, objects("runs"))
+    page = config(tmp_path, label="annotations.json", masks="borders", classes=("a", "b", "c"))
+    (found,) = loaded(page)
+    assert found.labels[0, 0] == 0
+    assert found.labels[2, 2] == 2  # of an object on another
+    assert found.labels[3, 3] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"annotations": [{"segmentation": 5, "category_id": 5}]}, "neither polygons nor run"),
+        ({"annotations": [{"category_id": 5}]}, "neither polygons nor run lengths"),
+        ({"annotations": [], "categories": ("bird",)}, "has the category 'bird'"),
+        ({"annotations": [], "size": (99, 14)}, "is said to be 99x14, but is 10x14"),
+    ],
+)
+def test_coco_that_can_not_be_used(tmp_path, change, part):
+    coco(tmp_path, **change)
+    page = config(tmp_path, label="annotations.json", classes=("nothing", "cat", "dog"))
+    message = complaint(page)
+    assert part in message
+    assert "annotations.json" in message
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": []}', "\x00"])
+def test_coco_that_is_none(tmp_path, text):
+    save(tmp_path / "images" / "a.png", image())
+    (tmp_path / "a.json").write_text(text)
+    assert "a.json is not an annotation file" in complaint(config(tmp_path, label="a.json"))
+
+
+def test_coco_without_an_image(tmp_path):
+    coco(tmp_path, objects("runs"))
+    os.remove(tmp_path / "images" / "a b.png")
+    assert "'a b' first" in complaint(
+        config(tmp_path, label="annotations.json", classes=("nothing", "cat", "dog"))
+    )
+
+
+# Colours, annotators, shares.
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours(tmp_path, mode):
+    colours = np.array([(0, 0, 0), (250, 10, 20), (30, 40, 200)], np.uint8)
+    indices = mask(high=3)
+    save(tmp_path / "images" / "a.png", image())
+    (tmp_path / "masks").mkdir()
+    picture = Image.fromarray(indices if mode == "P" else colours[indices])
+    if mode == "P":
+        picture.putpalette(colours.tobytes())
+    picture.convert(mode).save(tmp_path / "masks" / "a.png")
+    page = config(tmp_path, classes=("a", "b", "c"), colours=tuple(map(tuple, colours.tolist())))
+    (found,) = loaded(page)
+    np.testing.assert_array_equal(found.labels, indices)
+
+
+def votes(masks, classes=2):
+    return np.stack([(masks == label).sum(0) for label in range(classes)], -1)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+def test_annotators_in_one_file(tmp_path, suffix):
+    save(tmp_path / "images" / "a.png", image())
+    masks = mask(3, *SIZE)
+    options = {"photometric": "minisblack"} if suffix == ".tif" else {}
+    save(tmp_path / "masks" / f"a{suffix}", masks, **options)
+    (found,) = loaded(config(tmp_path, masks="votes"))
+    np.testing.assert_array_equal(found.labels, votes(masks))
+    assert found.labels.dtype == np.uint8
+
+
+def test_annotators_in_folders(tmp_path):
+    save(tmp_path / "images" / "a.png", image())
+    masks = mask(3, *SIZE)
+    for name, each in zip("xyz", masks, strict=True):
+        save(tmp_path / "raters" / name / "a.png", each)
+    (found,) = loaded(config(tmp_path, masks="votes", label="raters/{rater}"))
+    np.testing.assert_array_equal(found.labels, votes(masks))
+    message = complaint(config(tmp_path, label="raters/{rater}"))
+    assert 'data.masks is "classes"; set it to "votes"' in message
+    assert "matches no directory" in complaint(
+        config(tmp_path, masks="votes", label="nobody/{rater}")
+    )
+    save(tmp_path / "raters" / "y" / "a.png", mask(4, 4))
+    assert "annotators differ in size" in complaint(
+        config(tmp_path, masks="votes", label="raters/{rater}")
+    )
+
+
+def test_annotators_of_berkeley(tmp_path):
+    save(tmp_path / "images" / "a.png", image())
+    masks = mask(2, *SIZE)
+    each = np.empty((1, 2), object)
+    for i in range(2):
+        each[0, i] = {"Segmentation": masks[i] + np.uint16(1), "Boundaries": masks[i]}
+    (tmp_path / "masks").mkdir()
+    scipy.io.savemat(tmp_path / "masks" / "a.mat", {"groundTruth": each})
+    (found,) = loaded(config(tmp_path, masks="votes"))
+    np.testing.assert_array_equal(found.labels, votes(masks))
+
+
+def test_annotators_scaled_down(tmp_path):
+    """Each by the nearest, then counted: no vote is lost or made."""
+    save(tmp_path / "images" / "a.png", image(20, 28))
+    masks = mask(5, 20, 28)
+    save(tmp_path / "masks" / "a.npy", masks)
+    (found,) = loaded(config(tmp_path, masks="votes"))
+    assert (found.labels.sum(-1) == 5).all()
+    nearest = [cv2.resize(x, SIZE[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for x in masks]
+    np.testing.assert_array_equal(found.labels, votes(np.stack(nearest)))
+
+
+def test_shares_scaled_down(tmp_path):
+    """Averages of shares; every pixel weighs the same, whatever its amounts."""
+    save(tmp_path / "images" / "a.png", image(20, 28))
+    amounts = RNG.integers(1, 100, (20, 28, 2)).astype(np.uint8)
+    save(tmp_path / "masks" / "a.npy", amounts)
+    (found,) = loaded(config(tmp_path, masks="shares"))
+    shares = amounts / amounts.sum(-1, keepdims=True)
+    expected = shares.reshape(10, 2, 14, 2, 2).mean((1, 3))
+    np.testing.assert_allclose(found.labels, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("masks", "name", "array", "part"),
+    [
+        ("votes", "a.npy", np.zeros(SIZE, np.uint8), "[annotators, height, width]"),
+        ("votes", "a.npy", np.zeros((2, *SIZE)), "integer type"),
+        ("votes", "a.npy", np.zeros((2, 9, 9), np.uint8), "its mask 9x9"),
+        ("shares", "a.png", np.zeros(SIZE, np.uint8), ".npy or .npz"),
+        ("shares", "a.npy", np.zeros((*SIZE, 3)), "last axis of 2"),
+    ],
+)
+def test_soft_masks_that_can_not_be_used(tmp_path, masks, name, array, part):
+    save(tmp_path / "images" / "a.png", image())
+    save(tmp_path / "masks" / name, array)
+    message = complaint(config(tmp_path, masks=masks))
+    assert part in message
+    assert f"masks/{name}" in message
+
+
+# Images of other kinds.
+
+
+@pytest.mark.parametrize("compression", ["zlib", None])
+@pytest.mark.parametrize("planar", [True, False])
+def test_tiff_of_many_channels(tmp_path, planar, compression):
+    pixels = image(channels=7)
+    stored = pixels.transpose(2, 0, 1) if planar else pixels
+    options = {"planarconfig": "separate" if planar else "contig", "photometric": "minisblack"}
+    save(tmp_path / "images" / "a.tif", stored, compression=compression, **options)
+    save(tmp_path / "masks" / "a.png", mask())
+    (found,) = loaded(config(tmp_path, channels=7))
+    np.testing.assert_array_equal(found.images, pixels)
+    assert "set --config.data.channels=7" in complaint(config(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits(tmp_path, suffix, channels):
+    """All of them reach the device, and 8 bits are stretched to the same range."""
+    pixels = image(channels=channels, dtype=np.uint16)
+    (tmp_path / "images").mkdir()
+    if suffix == ".npy":
+        save(tmp_path / "images" / "a.npy", pixels)
+    else:
+        assert cv2.imwrite(str(tmp_path / "images" / f"a{suffix}"), pixels[..., ::-1])
+    small = save(tmp_path / "images" / "b.png", image()[..., 0])
+    for name in "ab":
+        save(tmp_path / "masks" / f"{name}.png", mask())
+    found = loaded(config(tmp_path, channels=channels, bits=16))
+    np.testing.assert_array_equal(found[0].images, pixels)
+    wide = np.repeat(small[..., None], channels, -1).astype(int)
+    np.testing.assert_array_equal(found[1].images, wide * 257)
+
+
+def test_values_of_any_range(tmp_path):
+    """Floats are cut at the range and stretched to 0..1; what is no number is the least."""
+    pixels = RNG.normal(100, 50, (*SIZE, 2)).astype(np.float32)
+    pixels[0, 0] = np.nan
+    save(tmp_path / "images" / "a.npy", pixels)
+    save(tmp_path / "masks" / "a.png", mask())
+    page = {"channels": 2, "bits": 16}
+    (found,) = loaded(config(tmp_path, **page, value_range=(50.0, 150.0)))
+    expected = np.nan_to_num(np.clip((pixels - 50) / 100, 0, 1))
+    np.testing.assert_allclose(found.images / 65535, expected, atol=1e-5)
+    (found,) = loaded(config(tmp_path, **page, value_percentiles=(1.0, 99.0)))
+    low, high = np.nanpercentile(pixels, (1, 99))
+    expected = np.nan_to_num(np.clip((pixels - low) / (high - low), 0, 1))
+    np.testing.assert_allclose(found.images / 65535, expected, atol=1e-5)
+    message = complaint(config(tmp_path, **page))
+    assert "float32, but must be uint16" in message
+    assert "data.value_percentiles" in message
+
+
+# Volumes.
+
+VOLUME = (6, 8, 5)
+
+
+def volumes(root, suffix, shape=VOLUME, **options):
+    """A volume and its mask; a TIFF file's pages are the first axis."""
+    if suffix == ".tif":
+        options = {"photometric": "minisblack"}
+    pixels = save(root / "images" / f"a{suffix}", image(*shape, channels=1)[..., 0], **options)
+    return pixels, save(root / "masks" / f"a{suffix}", mask(*shape, high=3), **options)
+
+
+def of_volumes(root, **fields):
+    usual = {"channels": 1, "classes": ("a", "b", "c"), "image_size": (8, 8, 8)}
+    return config(root, **{**usual, **fields})
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".npy", ".tif"])
+def test_volumes(tmp_path, suffix):
+    """They are padded behind, and their sizes are told."""
+    pixels, labels = volumes(tmp_path, suffix)
+    (found,) = loaded(of_volumes(tmp_path))
+    inside = tuple(map(slice, VOLUME))
+    assert found.images.shape == (8, 8, 8, 1)
+    np.testing.assert_array_equal(found.images[inside][..., 0], pixels)
+    np.testing.assert_array_equal(found.labels[inside], labels)
+    assert found.where.sum() == found.where[inside].sum() == pixels.size
+    assert found.sizes.tolist() == list(VOLUME)
+
+
+def test_volumes_of_other_spacing(tmp_path):
+    """Resampled so that a place in millimetres stays where it is."""
+    shape = (10, 12, 8)
+    ramp = np.broadcast_to(np.arange(10)[:, None, None] * 20.0, shape).astype(np.uint8)
+    save(tmp_path / "images" / "a.nii.gz", ramp, spacing=(2, 1, 1))
+    labels = save(
+        tmp_path / "masks" / "a.nii.gz", (ramp >= 100).astype(np.uint8), spacing=(2, 1, 1)
+    )
+    (found,) = loaded(of_volumes(tmp_path, spacing=(1.0, 1.0, 2.0), image_size=(20, 12, 4)))
+    assert found.sizes.tolist() == [20, 12, 4]
+    # The centre of pixel i of the result lies at (i + 1/2) mm, pixel (i + 1/2) / 2 - 1/2 of old.
+    place = np.clip((np.arange(20) + 0.5) / 2 - 0.5, 0, 9)
+    np.testing.assert_allclose(found.images[:, 3, 2, 0], place * 20, atol=0.51)
+    np.testing.assert_array_equal(found.labels[:, 3, 2], labels[:, 0, 0].repeat(2))
+    nothing = of_volumes(tmp_path, spacing=(1.0, 1.0, 1.0), image_size=(8, 8, 8))
+    for place in ("images", "masks"):
+        os.remove(tmp_path / place / "a.nii.gz")
+    volumes(tmp_path, ".npy")
+    assert "don't say the spacing" in complaint(nothing)
+
+
+def test_spacing_of_image_and_mask_must_agree(tmp_path):
+    save(tmp_path / "images" / "a.nii", image(*VOLUME, channels=1)[..., 0], spacing=(1, 1, 2))
+    save(tmp_path / "masks" / "a.nii", mask(*VOLUME), spacing=(1, 1, 1))
+    assert "must be of one spacing" in complaint(of_volumes(tmp_path))
+
+
+def test_large_volumes_are_scaled_down(tmp_path):
+    volumes(tmp_path, ".npy", (16, 12, 8))
+    (found,) = loaded(of_volumes(tmp_path))
+    assert found.sizes.tolist() == [8, 6, 4]
+    assert found.where.sum() == 8 * 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("size", "suffix", "part"),
+    [
+        (VOLUME, ".png", "is one picture, but data.image_size has 3 numbers"),
+        ((2, *VOLUME, 1), ".npy", "an image needs numbers and 3 axes"),
+    ],
+)
+def test_what_is_no_volume(tmp_path, size, suffix, part):
+    array = image(*size, channels=1)
+    save(tmp_path / "images" / f"a{suffix}", array[0, ..., 0] if suffix == ".png" else array)
+    save(tmp_path / "masks" / "a.npy", mask(*VOLUME))
+    assert part in complaint(of_volumes(tmp_path))
+
+
+# tensorflow-datasets.
+
+
+class TinyPanoptic(tfds.core.GeneratorBasedBuilder):
+    """The features of coco/2017_panoptic that are read, and two images."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        objects = {"id": np.int64, "label": tfds.features.ClassLabel(num_classes=3)}
+        features = {
+            "image": tfds.features.Image(),
+            "panoptic_image": tfds.features.Image(),
+            "panoptic_objects": tfds.features.Sequence({**objects, "is_crowd": np.bool_}),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), description=""
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for key, which in enumerate(WHICH):
+            ids = np.append(IDS, 9 if key else 0)[which]
+            colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+            crowds = [False, False, True]
+            objects = zip(IDS.tolist(), [2, 0, 1], crowds, strict=True)
+            names = ("id", "label", "is_crowd")
+            yield (
+                key,
+                {
+                    "image": Image.fromarray(image()),
+                    "panoptic_image": Image.fromarray(colours),
+                    "panoptic_objects": [dict(zip(names, x, strict=True)) for x in objects],
+                },
+            )
+
+
+IDS = np.array([70_000, 300, 5])
+WHICH = RNG.integers(0, 4, (2, *SIZE))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The page of the data set, prepared under the name of one whose code needs TensorFlow."""
+    root = tmp_path_factory.mktemp("tiny")
+    TinyPanoptic(data_dir=root, file_format="array_record").download_and_prepare()
+    theirs = root / "coco" / "2017_panoptic" / "1.1.0"
+    theirs.mkdir(parents=True)
+    for path in (root / "tiny_panoptic" / "1.0.0").iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = content.replace(b"tiny_panoptic", b"coco").replace(b"1.0.0", b"1.1.0")
+        (theirs / path.name.replace("tiny_panoptic", "coco")).write_bytes(content)
+    return Data(
+        name="coco/2017_panoptic",
+        root=str(root),
+        label="panoptic_image",
+        masks="panoptic",
+        classes=("a", "b", "c"),
+        ignore_label=-1,
+        channels=3,
+        image_size=SIZE,
+    )
+
+
+def test_tfds_panoptic(tiny):
+    """The class of each segment; what is none, and crowds, do not count."""
+    found = make_loader(open_source(tiny, "train"), tiny)(0)
+    np.testing.assert_array_equal(found.where, WHICH[0] < 2)
+    np.testing.assert_array_equal(found.labels, np.array([2, 0, 0, 0])[WHICH[0]])
+
+
+def test_tfds_panoptic_of_unknown_segments(tiny):
+    with pytest.raises(DataError, match="example 1: the id 9 of a segment"):
+        loaded(tiny, "train")
+
+
+def test_tfds_that_needs_tensorflow(tmp_path):
+    """How to prepare it elsewhere, once, is said in one line."""
+    page = Data(name="coco/2017_panoptic", root=str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        open_source(page, "train")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("No module named 'tensorflow'", "tfds build coco/2017_panoptic", "pip install"):
+        assert part in message
