@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -40,6 +41,8 @@ def run(
     Flags are defined here rather than on import, because ml_collections reads the command line to
     define a config flag, and a program that only imports the library has its own.
     """
+    # A file that can't be read is an error of ours, in one line; what Pillow warns of comes first.
+    warnings.filterwarnings("ignore", module="PIL")
     path = _config_path(sys.argv)
     if path is not None and not pathlib.Path(path).is_file():
         fail(f"the config file {path} does not exist; name a file such as configs/folder.py")
@@ -64,11 +67,14 @@ def define_process_flags() -> None:
 
 @contextlib.contextmanager
 def work() -> Iterator[None]:
-    """What a command does, as one of several processes if asked; errors are said in one line."""
+    """What a command does, as one of several processes if asked; errors are said in one line.
+
+    A command without the flags of `define_process_flags` is one process.
+    """
     args = flags.FLAGS
     with parallel.leaving_at_once():
         try:
-            if args.distributed or args.coordinator:
+            if "coordinator" in args and (args.distributed or args.coordinator):
                 parallel.initialize(args.coordinator, args.num_processes, args.process_id)
             yield
         except (ValueError, OSError) as error:
@@ -104,10 +110,8 @@ def _parse(
         rest = flags.FLAGS(_unpaired(argv, pairs))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    if len(rest) > 1 + arguments:
-        fail(
-            f"unexpected argument {rest[1 + arguments]!r}; options look like --config.steps=100, see --help"
-        )
+    for argument in rest[1 + arguments :]:
+        fail(f"unexpected argument {argument!r}; options look like --config.steps=100, see --help")
     if "config" in flags.FLAGS and not _is_config(flags.FLAGS.config):
         fail("get_config() of the config file must return a jaxseg.config.Config")
     return rest

@@ -59,7 +59,7 @@ ROOMS = {
     "cli": {"config", "parallel"},
     "steps": {"batch", "metrics", "models"},
     "parallel": {"batch"},
-    "data": {"batch", "config", "labels"},
+    "data": {"batch", "cli", "config", "labels", "pictures", "report"},
     "checkpoints": {"parallel"},
     "report": set(),
     "scores": {"losses", "metrics"},
