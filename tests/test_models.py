@@ -1,5 +1,6 @@
 """The U-Net and its functional form, against plain numpy and against itself."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 import jaxseg
 from jaxseg import losses
 from jaxseg.models import UNet, to_functional
-from jaxseg.models.unet import max_pool
+from jaxseg.models.unet import convolve, max_pool
 
 ROOT = pathlib.Path(jaxseg.__file__).parents[1]
 
@@ -79,13 +81,12 @@ class Reference:
 
     @staticmethod
     def conv(x, kernel):
-        """Each output is the sum over its 3x3 neighbourhood, with zeros outside the image."""
-        _, height, width, _ = x.shape
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        """Each output is the sum over its neighbours, with zeros outside the image."""
+        size = x.shape[1:-1]
+        padded = np.pad(x, ((0, 0), *((1, 1),) * len(size), (0, 0)))
         return sum(
-            padded[:, i : i + height, j : j + width] @ kernel[i, j]
-            for i in range(3)
-            for j in range(3)
+            padded[:, *(slice(i, i + side) for i, side in zip(at, size, strict=True))] @ kernel[at]
+            for at in itertools.product(range(3), repeat=len(size))
         )
 
     def norm(self, block, name, x):
@@ -95,25 +96,27 @@ class Reference:
             x = (x - mean) / np.sqrt(var + 1e-5)
         else:
             groups = {4: 4, 6: 6, 8: 8, 12: 6, 13: 1}[x.shape[-1]]
-            grouped = x.reshape(*x.shape[:3], groups, -1)
-            mean, var = (f(grouped, (1, 2, 4), keepdims=True) for f in (np.mean, np.var))
+            grouped = x.reshape(*x.shape[:-1], groups, -1)
+            axes = (*range(1, x.ndim - 1), x.ndim)
+            mean, var = (f(grouped, axes, keepdims=True) for f in (np.mean, np.var))
             x = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
         return x * params["scale"] + params["bias"]
 
     @staticmethod
     def pool(x):
-        batch, height, width, channels = x.shape
-        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+        batch, *size, channels = x.shape
+        cells = x.reshape(batch, *(n for side in size for n in (side // 2, 2)), channels)
+        return cells.max(tuple(range(2, cells.ndim - 1, 2)))
 
     def up(self, name, x):
         dense = self.params[name]["dense"]
         x = x @ dense["kernel"] + dense["bias"]
-        channels = x.shape[-1] // 4
-        out = np.zeros((x.shape[0], 2 * x.shape[1], 2 * x.shape[2], channels))
-        for i in range(2):
-            for j in range(2):
-                cell = 2 * i + j
-                out[:, i::2, j::2] = x[..., cell * channels : (cell + 1) * channels]
+        batch, *size, channels = x.shape
+        channels //= 2 ** len(size)
+        out = np.zeros((batch, *(2 * side for side in size), channels))
+        for cell, at in enumerate(itertools.product(range(2), repeat=len(size))):
+            pixels = (slice(i, None, 2) for i in at)
+            out[:, *pixels] = x[..., cell * channels : (cell + 1) * channels]
         return out
 
 
@@ -129,6 +132,38 @@ def test_divisible_sizes_equal_the_reference(norm, widths):
     expected = Reference(*state)(images)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("norm", "size"), [("batch", (2, 4, 6)), ("group", (3, 1, 5))])
+def test_volumes_equal_the_reference(norm, size):
+    """Also those that have to be padded, to whole cells of 2x2x2, and cropped."""
+    init, apply = make(2, norm=norm, widths=(4, 6), spatial_rank=3, **FLOAT64)
+    state, images = random_state(init, np.float64), random_images(2, *size, 2)
+    assert state[0]["up0"]["dense"]["kernel"].shape == (6, 8 * 4)
+    logits, _ = run(apply, train=False)(*state, images)
+    padded = np.pad(images, [(0, 0), *((0, side % 2) for side in size), (0, 0)], mode="edge")
+    expected = Reference(*state)(padded)[:, *map(slice, size)]
+    assert np.std(expected) > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_volumes_are_convolved_as_by_lax():
+    """In planes, as on a CPU, with the gradients that follow."""
+    volumes, kernel = random_images(2, 3, 4, 5, 3), random_images(3, 3, 3, 3, 2, seed=1)
+    weights = random_images(2, 3, 4, 5, 2, seed=2)
+    options = {"dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")}
+
+    def of(function):
+        def total(volumes, kernel):
+            found = function(volumes, kernel, (1, 1, 1), "SAME", **options)
+            return jnp.sum(weights * found), found
+
+        return jax.jit(jax.grad(total, (0, 1), has_aux=True))(volumes, kernel)
+
+    found, expected = of(convolve), of(jax.lax.conv_general_dilated)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.usefixtures("x64")
@@ -149,12 +184,12 @@ def test_other_sizes_are_padded_by_their_border_and_cropped(size):
     ("size", "channels"),
     [
         *(((1, 1), 1), ((1, 40), 2), ((2, 3), 3), ((16, 16), 4)),
-        *(((33, 31), 5), ((97, 131), 3), ((250, 256), 1)),
+        *(((33, 31), 5), ((97, 131), 3), ((250, 256), 1), ((1, 17, 32), 2), ((35, 51, 35), 1)),
     ],
 )
 def test_shapes(size, channels, train):
     """One logit for each class and pixel, for any size and number of channels."""
-    init, apply = make(channels, 5, widths=(4, 4, 8, 8, 8))
+    init, apply = make(channels, 5, widths=(4, 4, 8, 8, 8), spatial_rank=len(size))
     state = jax.eval_shape(init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
     logits, _ = jax.eval_shape(run(apply, train), *state, images)
@@ -183,6 +218,9 @@ def test_max_pool_is_that_of_flax():
     images = random_images(2, 6, 10, 3)
     expected = nnx.max_pool(jnp.asarray(images), (2, 2), strides=(2, 2))
     np.testing.assert_array_equal(max_pool(jnp.asarray(images)), expected)
+    volumes = jnp.asarray(random_images(2, 4, 6, 2, 3))
+    expected = nnx.max_pool(volumes, (2, 2, 2), strides=(2, 2, 2))
+    np.testing.assert_array_equal(max_pool(volumes), expected)
 
 
 def test_bfloat16_computes_and_float32_remains():
@@ -264,6 +302,31 @@ def test_logits_at_several_resolutions():
         apply(params, batch_stats, images[:, :6], train=True)
     with pytest.raises(ValueError, match=re.escape("resolutions are 4, but must lie in 1..3")):
         make(resolutions=4)
+
+
+def test_volumes_are_trained_at_several_resolutions():
+    init, apply = make(1, 2, widths=(4, 4), resolutions=2, norm="group", spatial_rank=3)
+    params, batch_stats = random_state(init)
+    images = random_images(1, 2, 4, 6, 1)
+    labels = np.random.default_rng(1).integers(0, 2, (1, 2, 4, 6))
+    supervised = losses.deep_supervision(losses.weighted_sum((("cross_entropy", 1.0),)))
+
+    def step(params):
+        logits, _ = apply(params, batch_stats, images, train=True)
+        return supervised(logits, labels, step=0)[0], logits
+
+    (value, logits), grads = jax.jit(jax.value_and_grad(step, has_aux=True))(params)
+    assert [z.shape for z in logits] == [(1, 2, 4, 6, 2), (1, 1, 2, 3, 2)]
+    values = []
+    for z, own in zip(logits, (labels, labels[:, 1::2, 1::2, 1::2]), strict=True):
+        log_probs = special.log_softmax(np.asarray(z, np.float64), -1)
+        values.append(-np.mean(np.take_along_axis(log_probs, own[..., None], -1)))
+    np.testing.assert_allclose(value, (values[0] + values[1] / 2) / 1.5, rtol=1e-5)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(grad).all(), path
+        assert np.abs(grad).max() > 1e-6, path
+    with pytest.raises(ValueError, match=r"images are 1x4x6, .* sides divisible by 2; crop or pad"):
+        apply(params, batch_stats, images[:, :1], train=True)
 
 
 @pytest.fixture(scope="module")
@@ -483,6 +546,7 @@ def test_it_works_without_the_graph_mode_of_nnx():
         ({"dropout": 1.0}, ["dropout is 1.0", "[0, 1)"]),
         ({"dropout": -0.1}, ["dropout is -0.1", "[0, 1)"]),
         ({"dropout": float("nan")}, ["dropout is nan", "[0, 1)"]),
+        ({"spatial_rank": 1}, ["spatial_rank is 1", "2, for images, or 3, for volumes"]),
     ],
 )
 def test_errors_of_options(options, words):
@@ -502,3 +566,11 @@ def test_errors_of_images(shape):
         jax.eval_shape(run(apply, train=False), *state, images)
     assert str(list(shape)) in str(error.value)
     assert "[batch, height, width, 3]" in str(error.value)
+
+
+def test_errors_of_volumes():
+    init, apply = make(spatial_rank=3)
+    state = jax.eval_shape(init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    with pytest.raises(ValueError, match=re.escape("needs [batch, depth, height, width, 3]")):
+        jax.eval_shape(run(apply, train=False), *state, images)

@@ -12,7 +12,7 @@ from flax import nnx
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-    Apply = Callable[..., tuple[Float[Array, "batch height width classes"], dict]]
+    Apply = Callable[..., tuple[Float[Array, "batch *pixels classes"], dict]]
 
 
 class Functional(NamedTuple):
