@@ -32,7 +32,7 @@ import jaxseg.config
 from jaxseg import cli, data, losses, optim, parallel
 from jaxseg.batch import Batch
 from jaxseg.checkpoints import Checkpoints
-from jaxseg.config import Config, Data
+from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, Evaluator, make_init, make_model
 from jaxseg.models import Functional
 from jaxseg.report import Report, score_table
@@ -80,12 +80,14 @@ def _train(config, workdir, allow_config_change, console, interruption):
     if config.model.resolutions > 1:
         loss = losses.deep_supervision(loss)
     optimizer = optim.make_optimizer(config.optim, config.steps)
-    normalise = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
-
-    def prepare(batch, keys):
-        return data.augment(normalise(batch), keys, config.augment)
-
-    _rehearse(model, prepare, loss, config.data)
+    prepare = functools.partial(
+        data.augment,
+        config=config.augment,
+        mean=config.data.mean,
+        std=config.data.std,
+        axis_name=parallel.AXIS,
+    )
+    _rehearse(model, prepare, loss, data.example_spec(config.data, training=True))
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
@@ -209,20 +211,9 @@ def _check(config: Config) -> None:
         for name in names:
             if getattr(config, name) < least:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
-    for name in ("rotate", "brightness", "contrast"):
-        if not 0 <= getattr(config.augment, name) < math.inf:
-            raise ValueError(
-                f"augment.{name} is {getattr(config.augment, name)}, but must be at least 0: the "
-                "largest change, either way"
-            )
     if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
         raise ValueError(
             f"data.image_size is {config.data.image_size}, but must be (height, width)"
-        )
-    low, high = config.augment.scale if len(config.augment.scale) == 2 else (0, 0)
-    if not 0 < low <= high < math.inf:
-        raise ValueError(
-            f"augment.scale is {config.augment.scale}, but must be (smallest, largest), positive"
         )
     if config.data.threads < 1:
         raise ValueError(f"data.threads is {config.data.threads}, but must be at least 1")
@@ -232,23 +223,21 @@ def _check(config: Config) -> None:
         )
 
 
-def _rehearse(model: Functional, prepare: Callable, loss: Callable, data: Data) -> None:
+def _rehearse(model: Functional, prepare: Callable, loss: Callable, example: Batch) -> None:
     """Traces what a step makes of a batch, so that options that can't be used fail here."""
 
-    def step(variables, images, labels, where):
+    def step(variables, batch):
         key = jax.random.key(0)
-        batch = prepare(Batch(images, labels, where), jax.random.split(key, 1))
+        batch = prepare(batch, jax.random.split(key, 1))
         logits, _ = model.apply(*variables, batch.images, train=True, key=key)
         options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
         return loss(logits, batch.labels, where=batch.where, **options)
 
-    shape = (1, 1, *data.image_size)  # one replica, one image
     jax.eval_shape(
-        jax.vmap(step, in_axes=(None, 0, 0, 0), axis_name=parallel.AXIS),
+        jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS),
         jax.eval_shape(model.init, jax.random.key(0)),
-        jax.ShapeDtypeStruct((*shape, data.channels), jnp.uint8),
-        jax.ShapeDtypeStruct(shape, jnp.uint8),
-        jax.ShapeDtypeStruct(shape, jnp.bool_),
+        # Of one replica with one image.
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), example),
     )
 
 

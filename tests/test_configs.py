@@ -46,12 +46,17 @@ def test_config_builds_and_traces(page):
     run = load(page)
     model = make_model(run)
     optimizer = optim.make_optimizer(run.optim, run.steps)
-    normalise = functools.partial(data.normalise, mean=run.data.mean, std=run.data.std)
     step = steps.make_train_step(
         model.apply,
         losses.weighted_sum(run.loss),
         optimizer,
-        prepare=lambda batch, keys: data.augment(normalise(batch), keys, run.augment),
+        prepare=functools.partial(
+            data.augment,
+            config=run.augment,
+            mean=run.data.mean,
+            std=run.data.std,
+            axis_name=parallel.AXIS,
+        ),
         seed=run.seed,
         axis_name=parallel.AXIS,
     )

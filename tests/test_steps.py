@@ -54,7 +54,7 @@ def make_model(axis_name, dtype=jnp.float32, **options) -> models.Functional:
 
 
 def prepare_train(batch, keys):
-    return augment(normalise(batch), keys, AUGMENT)
+    return augment(batch, keys, AUGMENT)
 
 
 def make_step(config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_train, **options):

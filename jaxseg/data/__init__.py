@@ -1,9 +1,10 @@
 """Batches from tensorflow-datasets and folders, addressed by the step."""
 
-from jaxseg.data.augment import augment, normalise
+from jaxseg.data.augment import augment
 from jaxseg.data.datasets import Example, Source, open_source
 from jaxseg.data.files import DataError
 from jaxseg.data.masks import MaskFolders, MaskGroup
+from jaxseg.data.normalise import normalise
 from jaxseg.data.pipeline import (
     batches,
     collate,

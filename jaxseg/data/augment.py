@@ -1,123 +1,238 @@
-"""Normalisation and augmentation on the device, inside the step."""
+"""Augmentation on the device, inside the step."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.scipy.ndimage import map_coordinates
+import numpy as np
 
 from jaxseg.batch import Batch
 from jaxseg.config import Augment
+from jaxseg.data import mix
+from jaxseg.data.normalise import largest, shares, standardise, statistics
+from jaxseg.data.warp import control_points, smooth_field, warp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Num
+    from jaxtyping import Array, Bool, Float, Int, Key
+
+# Of RGB to luma and two axes of colour, as the FCC defined YIQ in 1953.
+_YIQ = np.array([[0.3, 0.59, 0.11], [0.599, -0.2773, -0.3217], [0.213, -0.5251, 0.3121]])
 
 
-def normalise(batch: Batch, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()) -> Batch:
-    """Brings uint8 images to float32 of about zero mean and unit deviation in each channel.
+def augment(
+    batch: Batch,
+    keys: Key[Array, " batch"],
+    config: Augment,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    axis_name: str | None = None,
+) -> Batch:
+    """Normalises images, with `mean` and `std` as `normalise` does, and changes each at random.
 
-    With the `mean` and `std` of a data set, in 0..1, or without them by the statistics of each
-    image over all its pixels, also those that don't count: what the model sees never depends on
-    labels. Padding becomes 0, as what an augmentation brings in from outside the image.
+    An image's changes follow from its own key. In this order:
+
+    - all that moves pixels is one map and one resampling, `warp`: a crop, flips and right angles,
+      then rotation, shear and magnification about the centre of what is seen, translation, and a
+      smooth displacement;
+    - of values in 0..1: gamma, then saturation and hue, which scale and turn the plane of colours
+      of YIQ and keep its luma;
+    - of normalised values: contrast and brightness, blur, noise, cutout;
+    - `mix` with the images that follow in the batch, over all replicas of `axis_name`.
+
+    Images are normalised by the statistics that they had before; pixels from outside are 0 and
+    don't count. With nothing to change, this is `normalise`.
     """
-    images = batch.images.astype(jnp.float32) / 255.0
-    channels = images.shape[-1]
-    inside = jnp.ones((*batch.where.shape, 1), bool)
-    if batch.sizes is not None:
-        rows, columns = (lax.broadcasted_iota(jnp.int32, batch.where.shape, i) for i in (1, 2))
-        height, width = (batch.sizes[:, i, None, None] for i in (0, 1))
-        inside = ((rows < height) & (columns < width))[..., None]
-    if mean or std:
-        if len(mean) != channels or len(std) != channels:
-            raise ValueError(
-                f"mean {tuple(mean)} and std {tuple(std)} must have one number for each of the "
-                f"{channels} channels, or none at all"
-            )
-        if min(std) <= 0:
-            raise ValueError(f"std is {tuple(std)}, but must be positive in each channel")
-        images = (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
-    else:
-        count = jnp.maximum(jnp.sum(inside, (1, 2), keepdims=True), 1)
-        average = jnp.sum(images * inside, (1, 2), keepdims=True) / count
-        images = images - average
-        variance = jnp.sum(images**2 * inside, (1, 2), keepdims=True) / count
-        # An even image stays 0: its deviation is below one grey level in 255.
-        images = images / jnp.maximum(jnp.sqrt(variance), 1.0 / 255.0)
-    return batch._replace(images=jnp.where(inside, images, 0.0))
-
-
-def augment(batch: Batch, keys: Array, config: Augment) -> Batch:
-    """Changes each normalised image at random, each by its own key.
-
-    Flips, rotation, magnification and the crop's place are one affine map, so that pixels are
-    interpolated once: images linearly, labels by the nearest. Pixels from outside the image don't
-    count.
-    """
-    crop = tuple(config.crop_size) or batch.labels.shape[1:]
-    if any(c > s for c, s in zip(crop, batch.labels.shape[1:], strict=True)):
-        raise ValueError(
-            f"augment.crop_size is {crop}, but images are {batch.labels.shape[1:]}; crop at most "
-            "the whole image"
+    _check(batch, config)
+    rank = batch.where.ndim - 1
+    size = tuple(config.crop_size) or batch.where.shape[1:]
+    extents = batch.sizes
+    if extents is None:
+        extents = jnp.broadcast_to(
+            jnp.array(batch.where.shape[1:], jnp.int32)[None], (len(keys), rank)
         )
+    unit, normal = largest(batch.images), statistics(batch, mean, std)
 
-    def one(image, labels, where, key):
-        place, light = jax.random.split(key)
-        rows, columns = _coordinates(place, labels.shape, crop, config)
-        image, labels, where = _resample(image, labels, where, rows, columns)
-        brightness, contrast = jax.random.uniform(light, (2,), minval=-1.0)
-        image = image * (1.0 + config.contrast * contrast) + config.brightness * brightness
-        return Batch(image, labels, where)
+    place, elastic, colour, light, others = jax.vmap(lambda key: jax.random.split(key, 5))(keys).T
+    matrix, offset = jax.vmap(lambda *x: _affine(*x, size, config))(place, extents)
+    displacement = None
+    if config.elastic:
+        displacement = jax.vmap(lambda key: _displacement(key, size, config))(elastic)
+    free = config.rotate or config.shear or config.translate or config.elastic
+    interpolate = bool(free) or tuple(config.scale) != (1.0, 1.0)
+    batch, inside = warp(batch, matrix, offset, displacement, size=size, interpolate=interpolate)
+    if batch.labels.ndim > batch.where.ndim and not interpolate:
+        batch = batch._replace(labels=shares(batch.labels))
 
-    return jax.vmap(one)(batch.images, batch.labels, batch.where, keys)
+    images = jax.vmap(lambda *x: _coloured(*x, unit, config))(colour, batch.images)
+    images = standardise(images, *normal, inside)
+    images = jax.vmap(lambda *x: _lit(*x, config))(light, images, inside)
+    return mix.mix(batch._replace(images=images), others, config, axis_name=axis_name)
 
 
-def _coordinates(key, size: tuple[int, int], crop: tuple[int, int], config: Augment):
-    """Where in the image each pixel of the crop comes from: rows and columns, `[*crop]` each."""
-    keys = jax.random.split(key, 6)
-    low = jnp.zeros(2, jnp.int32)
-    offset = jax.random.randint(keys[0], (2,), low, jnp.array(size) - jnp.array(crop) + 1)
-    centre = jnp.array([(c - 1) / 2 for c in crop])
+def _uniform(key: Key[Array, ""], bound: float = 1.0, shape: Sequence[int] = ()) -> Array:
+    """Between -bound and bound."""
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
-    turns = jax.random.randint(keys[1], (), 0, 4) if config.rotate90 else 0
-    # Exact sines and cosines, so that right angles and flips move pixels without blurring them.
-    cosine, sine = jnp.array([1, 0, -1, 0])[turns], jnp.array([0, 1, 0, -1])[turns]
-    matrix = jnp.array([[cosine, -sine], [sine, cosine]], jnp.float32)
+
+def _affine(key, extent: Int[Array, " rank"], size: tuple[int, ...], config: Augment):
+    """The matrix and offset of the map from the new pixels to the places that they show.
+
+    It is about the centres of what is seen, in the image and in the result: of the box of the image
+    that a right angle turns to one that fits, at a random place. So an image that its array pads
+    stays at the beginning of it, and one that is not square loses nothing that there is room for.
+    """
+    rank = len(size)
+    keys = iter(jax.random.split(key, 8))
+    turns = jax.random.randint(next(keys), (), 0, 4, jnp.int32) * config.rotate90
+    swapped = jnp.array([*range(rank - 2), rank - 1, rank - 2])
+
+    def turned(sides):
+        return jnp.where(turns % 2 == 1, sides[swapped], sides)
+
+    seen = jnp.minimum(turned(extent), jnp.array(size, jnp.int32))
+    start = jax.random.randint(next(keys), (rank,), 0, extent - turned(seen) + 1, jnp.int32)
+    source = start + (turned(seen) - 1) / 2
+    centre = (seen - 1) / 2
+
+    # Exact sines and cosines, so that right angles move pixels without blurring them.
+    cosine, sine = jnp.array([1.0, 0, -1, 0])[turns], jnp.array([0.0, 1, 0, -1])[turns]
+    matrix = _rotation(cosine, sine, rank, rank - 2, rank - 1)
+    flips = (config.flip_depth, config.flip_vertical, config.flip_horizontal)[-rank:]
+    signs = jnp.where(jax.random.bernoulli(next(keys), 0.5, (rank,)) & jnp.array(flips), -1.0, 1.0)
+    matrix = matrix * signs[None]
+    angles, shears = next(keys), next(keys)
+    pairs = list(itertools.combinations(range(rank), 2))
     if config.rotate:
-        angle = jnp.deg2rad(jax.random.uniform(keys[2], (), minval=-1.0) * config.rotate)
-        c, s = jnp.cos(angle), jnp.sin(angle)
-        matrix = matrix @ jnp.array([[c, -s], [s, c]])
+        for (i, j), angle in zip(
+            pairs, _uniform(angles, math.radians(config.rotate), (len(pairs),)), strict=True
+        ):
+            matrix = _product(matrix, _rotation(jnp.cos(angle), jnp.sin(angle), rank, i, j))
+    if config.shear:
+        tangents = jnp.tan(_uniform(shears, math.radians(config.shear), (len(pairs),)))
+        for (i, j), tangent in zip(pairs, tangents, strict=True):
+            matrix = _product(matrix, jnp.eye(rank).at[j, i].set(tangent))
+    magnify, move = next(keys), next(keys)
     if tuple(config.scale) != (1.0, 1.0):
-        low, high = jnp.log(jnp.array(config.scale))
-        matrix = matrix / jnp.exp(jax.random.uniform(keys[3], (), minval=low, maxval=high))
-    for axis, flip in enumerate((config.flip_vertical, config.flip_horizontal)):
-        if flip:
-            sign = jnp.where(jax.random.bernoulli(keys[4 + axis]), -1.0, 1.0)
-            matrix = matrix.at[:, axis].multiply(sign)
-
-    grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, crop), indexing="ij"), -1) - centre[None, None]
-    moved = jnp.einsum("ij,hwj->ihw", matrix, grid, precision="highest")
-    return moved + (offset + centre)[:, None, None]
+        low, high = map(math.log, config.scale)
+        factor = jnp.exp(-jax.random.uniform(magnify, (), jnp.float32, low, high))
+        matrix = _product(matrix, factor * jnp.eye(rank))
+    if config.translate:
+        centre = centre + seen * _uniform(move, config.translate, (rank,))
+    return matrix, source - _product(matrix, centre)
 
 
-def _resample(
-    image: Float[Array, "height width channels"],
-    labels: Int[Array, "height width"],
-    where: Bool[Array, "height width"],
-    rows: Float[Array, "*crop"],
-    columns: Float[Array, "*crop"],
-) -> tuple[Array, Array, Array]:
-    """The image, labels and `where` at fractional coordinates."""
-    height, width = labels.shape
-    nearest = [jnp.floor(x + 0.5).astype(jnp.int32) for x in (rows, columns)]
-    inside = (nearest[0] >= 0) & (nearest[0] < height) & (nearest[1] >= 0) & (nearest[1] < width)
-    nearest = (jnp.clip(nearest[0], 0, height - 1), jnp.clip(nearest[1], 0, width - 1))
+def _product(a, b):
+    return jnp.matmul(a, b, precision="highest")
 
-    def linear(channel: Num[Array, "height width"]):
-        return map_coordinates(channel, [rows, columns], order=1, mode="nearest")
 
-    image = jax.vmap(linear, in_axes=-1, out_axes=-1)(image)
-    image = jnp.where(inside[..., None], image, 0.0)
-    return image, labels[nearest], where[nearest] & inside
+def _rotation(cosine, sine, rank: int, i: int, j: int) -> Float[Array, "rank rank"]:
+    """The rotation in the plane of two axes."""
+    matrix = jnp.eye(rank).at[i, i].set(cosine).at[j, j].set(cosine)
+    return matrix.at[i, j].set(-sine).at[j, i].set(sine)
+
+
+def _displacement(key, size: tuple[int, ...], config: Augment) -> Float[Array, " rank *size"]:
+    spacing = config.elastic_spacing
+    counts = [control_points(side, spacing) for side in size]
+    controls = jax.random.normal(key, (len(size), *counts), jnp.float32)
+    return smooth_field(config.elastic * controls, size, spacing)
+
+
+def _coloured(key, image: Float[Array, "*pixels channels"], unit: float, config: Augment):
+    """The image, of values in 0..unit, in other colours."""
+    exponent, amount, angle = jax.random.split(key, 3)
+    if config.gamma:
+        image = unit * (image / unit) ** jnp.exp(_uniform(exponent, math.log1p(config.gamma)))
+    if config.saturation or config.hue:
+        factor = 1.0 + _uniform(amount, config.saturation)
+        turn = _uniform(angle, 2 * math.pi * config.hue)
+        change = _rotation(jnp.cos(turn), jnp.sin(turn), 3, 1, 2)
+        change = change * jnp.stack([jnp.ones(()), factor, factor])[None]
+        into, back = jnp.asarray(_YIQ, jnp.float32), jnp.asarray(np.linalg.inv(_YIQ), jnp.float32)
+        image = _product(image, _product(_product(back, change), into).T)
+    return image
+
+
+def _lit(key, image: Float[Array, "*pixels channels"], inside: Bool[Array, "*pixels"], config):
+    """The normalised image in other light, less sharp, with noise and with a hole."""
+    factor, added, width, amount, noise, hole, share = jax.random.split(key, 7)
+    if config.contrast:
+        image = image * (1.0 + _uniform(factor, config.contrast))
+    if config.brightness:
+        image = image + _uniform(added, config.brightness)
+    if config.blur:
+        sigma = jax.random.uniform(width, (), jnp.float32, 0.0, config.blur)
+        image = _blurred(image, inside, sigma, math.ceil(3 * config.blur))
+    if config.noise:
+        scale = jax.random.uniform(amount, (), jnp.float32, 0.0, config.noise)
+        image = image + scale * jax.random.normal(noise, image.shape, jnp.float32)
+    if config.cutout:
+        side = jax.random.uniform(share, (), jnp.float32, 0.0, config.cutout)
+        inside = inside & ~mix.box(hole, inside.shape, side)
+    return jnp.where(inside[..., None], image, 0.0)
+
+
+def _blurred(image, inside, sigma, radius: int):
+    """By a Gaussian of up to `radius` pixels to each side, over the pixels inside."""
+    distance = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    weights = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)) ** 2)
+
+    def smooth(x):
+        for axis in range(inside.ndim):
+            pad = [(radius, radius) if i == axis else (0, 0) for i in range(x.ndim)]
+            padded = jnp.pad(x, pad)
+            x = sum(
+                w * jax.lax.slice_in_dim(padded, k, k + x.shape[axis], axis=axis)
+                for k, w in enumerate(weights)
+            )
+        return x
+
+    counts = inside[..., None].astype(jnp.float32)
+    return smooth(image * counts) / jnp.maximum(smooth(counts), 1e-12)
+
+
+def _check(batch: Batch, config: Augment) -> None:
+    """Raises ValueError for options that make no sense, or none for these images."""
+    rank, channels = batch.where.ndim - 1, batch.images.shape[-1]
+    amounts = ("rotate", "shear", "translate", "elastic", "brightness", "contrast", "saturation")
+    amounts += ("hue", "gamma", "noise", "blur")
+    for name in amounts:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(
+                f"augment.{name} is {getattr(config, name)}, but must be at least 0: the largest "
+                "change, either way"
+            )
+    for name in ("cutout", *mix.OPTIONS):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"augment.{name} is {getattr(config, name)}, but must lie in 0..1")
+    if not config.shear < 90:
+        raise ValueError(f"augment.shear is {config.shear}, but must be less than 90 degrees")
+    if config.elastic_spacing < 1:
+        raise ValueError(
+            f"augment.elastic_spacing is {config.elastic_spacing}, but must be at least 1 pixel"
+        )
+    low, high = config.scale if len(config.scale) == 2 else (0, 0)
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"augment.scale is {config.scale}, but must be (smallest, largest), positive"
+        )
+    if (config.saturation or config.hue) and channels != 3:
+        raise ValueError(
+            f"augment.saturation and augment.hue are for RGB, but images have {channels} "
+            "channel(s); set both to 0"
+        )
+    if config.flip_depth and rank != 3:
+        raise ValueError("augment.flip_depth is for volumes, but images have two axes; unset it")
+    crop, size = tuple(config.crop_size), batch.where.shape[1:]
+    if crop and (
+        len(crop) != rank or any(not 1 <= c <= s for c, s in zip(crop, size, strict=True))
+    ):
+        raise ValueError(
+            f"augment.crop_size is {crop}, but images are {size}; crop at most the whole image"
+        )
