@@ -104,8 +104,10 @@ class TfdsSource:
         except Exception as error:  # of the network, the disk or manual downloads
             text = " ".join(str(error).split())
             raise DataError(f"tensorflow-datasets can't prepare {config.name}: {text}") from error
-        made = (builder.data_path / "dataset_info.json").stat().mtime
-        self._version = f"{builder.info.full_name} {made}"
+        self._prepared_as, self._record = (
+            builder.info.full_name,
+            builder.data_path / "dataset_info.json",
+        )
         self._prepared = set(builder.info.features) == set(FEATURES)
         try:
             self._source = builder.as_data_source(split=split)
@@ -148,7 +150,8 @@ class TfdsSource:
         return f"{self._config.name} {self._split} example {index}"
 
     def version(self, index):
-        return f"{self._version} {self._split} {index}"
+        made = self._record.stat().mtime
+        return f"{self._prepared_as} of {made} {self._split} {index}"
 
 
 def _needs_packages(name: str, error: ImportError) -> DataError:

@@ -138,7 +138,7 @@ def read_mask(path: pathlib.Path, ranks: Sequence[int] = (2, 3)) -> Integer[np.n
         ):
             values = values.astype(np.int64)
     else:
-        mode, values = _decode(path, "a mask", {})
+        mode, values = _mask_picture(path)
         if Image.getmodebands(mode) != 1 or values.dtype.kind not in "biu":
             raise DataError(
                 f"{path} is a mask of mode {mode}, but masks need one channel of class indices "
@@ -285,14 +285,27 @@ def _picture(path: pathlib.Path) -> np.ndarray:
     """The values of a picture of one page and at most four channels."""
     colours = dict.fromkeys(("P", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
     conversions = {"1": "L", "LA": "L", **colours}
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, "an image", error) from error
-    found = _decode_fast(path, data)
+    data = _read(path, "an image")
+    found = _decode_fast(path, data, "an image")
     if found is None:
         found = _decode(path, "an image", conversions, io.BytesIO(data))[1]
     return found
+
+
+def _mask_picture(path: pathlib.Path) -> tuple[str, np.ndarray]:
+    """The mode of a mask's file and its values as stored, also those of several pages."""
+    data = _read(path, "a mask")
+    found = _decode_fast(path, data, "a mask")
+    if found is not None and found.ndim == 2:
+        return "L", found
+    return _decode(path, "a mask", {}, io.BytesIO(data))
+
+
+def _read(path: pathlib.Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, what, error) from error
 
 
 # What OpenCV decodes as Pillow does, and colours of 16 bits besides, faster: 1.4 times for JPEG.
@@ -304,7 +317,7 @@ _FAST = {
 }
 
 
-def _decode_fast(path: pathlib.Path, data: bytes) -> np.ndarray | None:
+def _decode_fast(path: pathlib.Path, data: bytes, what: str) -> np.ndarray | None:
     """A whole PNG or JPEG file as OpenCV decodes it, or None where Pillow has to.
 
     OpenCV takes a JPEG file that is cut short for a whole one, which only its end can tell. Of TIFF
@@ -313,11 +326,12 @@ def _decode_fast(path: pathlib.Path, data: bytes) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             kind, mode, wide = picture.format, picture.mode, _has_wide_colours(picture)
-            # Colours that are transparent by value, and inks, are Pillow's.
+            # Colours that are transparent by value, inks and less than 8 bits are Pillow's.
             plain = "transparency" not in picture.info and mode in _FAST
+            plain = plain and all(mode in str(tile) for tile in picture.tile)
             size = picture.size
     except _UNREADABLE as error:
-        raise _unreadable(path, "an image", error) from error
+        raise _unreadable(path, what, error) from error
     ends = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
     whole = data.rstrip(b"\0").endswith(ends.get(kind, b"?"))
     if not ((plain and whole) or (kind == "TIFF" and wide)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -24,47 +25,77 @@ from jaxseg.data.files import DataError
 from jaxseg.data.targets import Target
 
 if TYPE_CHECKING:
-    from jaxtyping import Num
+    from jaxtyping import Int64, Num
 
     Load = Callable[..., Batch]
 
-_EPOCHS = 10**9  # without end, in practice: grain can't batch an endless data set by one
+_ENDLESS = 2**48  # steps; grain wants a number
 _WHOLE = -1  # the draw of an image that is not for training
+
+
+class Positions:
+    """What a host reads at each step: `positions[step]`, int64 `[rows, 2]`.
+
+    A row is the index of an example and its draw: a number that no other row of the run has, and
+    that all that is random about the example follows from, or -1 for none. A host's share is a
+    block of rows of the global batch, so the global batch is the same for any number of hosts.
+    """
+
+    def __init__(self, steps: int, rows: Callable[[int], Int64[np.ndarray, "rows 2"]]):
+        self._steps, self._rows = steps, rows
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, step):
+        if not 0 <= step < self._steps:
+            raise IndexError(f"step {step} is not among the {self._steps}")
+        return self._rows(step)
 
 
 def train_positions(
     length: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
-) -> grain.MapDataset:
-    """What a host reads at each step, without end: int64 `[rows, 2]`.
+) -> Positions:
+    """All examples in a new order in each epoch, without end; a batch may reach into the next one.
 
-    A row is the index of an example and its draw, a number that no other row of the run has, which
-    all that is random about the example follows from. Each epoch is a new permutation; a batch may
-    reach into the next one. A host's share is a block of rows of the global batch, so the global
-    batch is the same for any number of hosts.
+    >>> positions = train_positions(3, batch_size=3, seed=0)
+    >>> sorted(positions[10**9][:, 0].tolist())
+    [0, 1, 2]
     """
-    # Grain adds the epoch to the seed, so that the epochs of neighbouring seeds would be the same.
-    mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    indices = grain.MapDataset.range(length).shuffle(seed=mixed).repeat(_EPOCHS)
-    first = (mixed >> 1) << 32
-    rows = indices.map_with_index(lambda row, index: np.array([index, first + row % 2**32]))
-    return rows.batch(batch_size // hosts)[host::hosts]
+    local = batch_size // hosts
+    first_draw = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1) << 32
+
+    @functools.lru_cache(maxsize=4)
+    def order(epoch):
+        return np.random.default_rng((seed, epoch)).permutation(length)
+
+    def rows(step):
+        numbers = step * batch_size + host * local + np.arange(local)
+        places = zip(*np.divmod(numbers, length), strict=True)
+        indices = [order(int(epoch))[place] for epoch, place in places]
+        return np.stack([np.array(indices), first_draw + numbers % 2**32], -1)
+
+    return Positions(_ENDLESS, rows)
 
 
-def eval_positions(
-    length: int, *, batch_size: int, host: int = 0, hosts: int = 1
-) -> grain.MapDataset:
-    """Each example once, in order, as `train_positions` has them; no draw, so nothing is random.
+def eval_positions(length: int, *, batch_size: int, host: int = 0, hosts: int = 1) -> Positions:
+    """Each example once, in order; indices past the end fill up the last batch.
 
-    Indices past the end fill up the last batch.
+    >>> eval_positions(3, batch_size=2)[1].tolist()
+    [[2, -1], [3, -1]]
     """
-    padded = -(-length // batch_size) * batch_size
-    rows = grain.MapDataset.range(padded).map(lambda index: np.array([index, _WHOLE]))
-    return rows.batch(batch_size // hosts)[host::hosts]
+    local = batch_size // hosts
+
+    def rows(step):
+        indices = step * batch_size + host * local + np.arange(local)
+        return np.stack([indices, np.full(local, _WHOLE)], -1)
+
+    return Positions(-(-length // batch_size), rows)
 
 
 def batches(
     source: Source,
-    positions: grain.MapDataset,
+    positions: Positions,
     config: Data,
     *,
     start: int = 0,
@@ -77,7 +108,8 @@ def batches(
     thread, what could not be read, where data.unreadable is "skip".
     """
     load = make_loader(source, config, on_skip=on_skip)
-    dataset = positions[start:stop].map(lambda rows: collate(load(*row) for row in rows.tolist()))
+    dataset = grain.MapDataset.source(positions)[start:stop]
+    dataset = dataset.map(lambda rows: collate(load(*row) for row in rows.tolist()))
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     return iter(dataset.to_iter_dataset(options))
 

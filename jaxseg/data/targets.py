@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import jax
 import numpy as np
 import scipy.ndimage
@@ -265,15 +266,16 @@ def _make_classify(config: Data) -> Callable[[Integer[np.ndarray, "*shape"], str
         return np.where(counts & ~wrong, classes, 0).astype(dtype), counts, wrong
 
     table = finish(*translate(np.arange(256)))
-    nothing_wrong, all_count = not table[2].any(), table[1].all()
+    # OpenCV looks up bytes in a tenth of NumPy's time.
+    fast = dtype == np.uint8
+    bytes_ = [entry.astype(np.uint8) for entry in table]
 
     def classify(mask, name):
-        if mask.dtype == np.uint8:
+        if mask.dtype == np.uint8 and fast:
             classes, counts, wrong = (
-                table[0][mask],
-                np.ones(mask.shape, bool) if all_count else table[1][mask],
-                np.zeros(1, bool) if nothing_wrong else table[2][mask],
+                cv2.LUT(mask.reshape(-1), entry).reshape(mask.shape) for entry in bytes_
             )
+            counts, wrong = counts.view(bool), wrong.view(bool)
         else:
             classes, counts, wrong = finish(*translate(mask.astype(np.int64)))
         if wrong.any():
