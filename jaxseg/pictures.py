@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, Num, UInt, UInt8
+
+    Labels = Int[np.ndarray, "*pixels"] | Num[np.ndarray, "*pixels classes"]
 
 IGNORED = (128, 128, 128)
 _CAPTION = 18  # pixels of height
 _GAP = 4
+_TILE = 176  # pixels of the longer side of an image in a contact sheet
 _SMALLEST = 192  # panels are enlarged to this side, so that small images can be seen
 
 
@@ -35,22 +38,25 @@ def entropy(probs: Float[np.ndarray, "*pixels classes"]) -> Float[np.ndarray, "*
 
 
 def panels(
-    image: UInt8[np.ndarray, "height width channels"],
-    labels: Int[np.ndarray, "height width"],
-    where: Bool[np.ndarray, "height width"],
-    probs: Float[np.ndarray, "height width classes"],
+    image: UInt[np.ndarray, "*pixels channels"],
+    labels: Labels,
+    where: Bool[np.ndarray, "*pixels"],
+    probs: Float[np.ndarray, "*pixels classes"],
     classes: Sequence[str],
 ) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
     """One row: the image, its label, the prediction and the entropy, each with its caption.
 
-    Pixels that don't count are grey in the label. The image's contrast is stretched for display;
-    the entropy's scale is fixed, so pictures of different steps compare.
+    Pixels that don't count are grey in the label. Of a volume it is the slice along the first axis
+    that has most of what is labelled other than class 0. Where labels are amounts of each class,
+    colours are mixed by their shares. The image's contrast is stretched for display; the entropy's
+    scale is fixed, so pictures of different steps compare.
     """
     colours = palette(len(classes))
-    label = np.where(where[..., None], colours[labels], np.uint8(IGNORED))
+    labelled = where * _foreground(labels, where.ndim)
+    place, (image, labels, where, probs) = _sliced(labelled, image, labels, where, probs)
     row = [
-        ("image", _display(image)),
-        ("label", label),
+        (f"image{place}", _display(image)),
+        ("label", np.where(where[..., None], _drawn(labels, colours), np.uint8(IGNORED))),
         ("prediction", colours[probs.argmax(-1)]),
         (f"entropy, 0..{np.log(len(classes)):.2f} nats", _heat(probs)),
     ]
@@ -58,26 +64,34 @@ def panels(
 
 
 def comparison(
-    image: UInt8[np.ndarray, "height width channels"] | None,
-    labels: Int[np.ndarray, "height width"],
-    where: Bool[np.ndarray, "height width"],
-    preds: Int[np.ndarray, "height width"],
-    probs: Float[np.ndarray, "height width classes"] | None,
+    image: UInt[np.ndarray, "*pixels channels"] | None,
+    labels: Labels,
+    where: Bool[np.ndarray, "*pixels"],
+    preds: Int[np.ndarray, "*pixels"],
+    probs: Float[np.ndarray, "*pixels classes"] | None,
     num_classes: int,
 ) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
     """One row: label and prediction over the image, the pixels that are wrong, and the entropy.
 
     Without an image the colours stand alone, and without probabilities the entropy is left out.
-    Wrong pixels are red, and those that don't count grey.
+    Wrong pixels are red, and those that don't count grey; a pixel of amounts is right if the
+    prediction is the class with most. Of a volume it is the slice along the first axis with most
+    wrong pixels, or if none are, as in `panels`.
     """
     colours = palette(num_classes)
+    soft = labels.ndim > where.ndim
+    wrong = where & (preds != (labels.argmax(-1) if soft else labels))
+    labelled = where * _foreground(labels, where.ndim)
+    place, (image, labels, where, preds, probs, wrong) = _sliced(
+        wrong if wrong.any() else labelled, image, labels, where, preds, probs, wrong
+    )
     shown = None if image is None else _display(image)
-    picture = colours[labels] if shown is None else shown
+    picture = _drawn(labels, colours) if shown is None else shown
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1) // 2 + 96
-    wrong = where & (preds != labels)
     errors = np.where(wrong[..., None], np.uint8((220, 30, 30)), grey.astype(np.uint8))
+    label = np.where(where[..., None], _over(shown, colours, labels), np.uint8(IGNORED))
     row = [
-        ("label", np.where(where[..., None], _over(shown, colours, labels), np.uint8(IGNORED))),
+        (f"label{place}", label),
         ("prediction", _over(shown, colours, preds)),
         ("wrong pixels", np.where(where[..., None], errors, np.uint8(IGNORED))),
     ]
@@ -87,15 +101,20 @@ def comparison(
 
 
 def segments(
-    labels: Int[np.ndarray, "height width"],
-    where: Bool[np.ndarray, "height width"],
-    preds: Int[np.ndarray, "height width"],
+    labels: Int[np.ndarray, "*pixels"],
+    where: Bool[np.ndarray, "*pixels"],
+    preds: Int[np.ndarray, "*pixels"],
 ) -> UInt8[np.ndarray, "panel_height panel_width 3"]:
     """One row: the labelled and the predicted segments, and their boundaries in one picture.
 
-    Boundaries of labels are green, those of predictions red, and those of both yellow.
+    Boundaries of labels are green, those of predictions red, and those of both yellow. Of a volume
+    it is the slice along the first axis where most pixels are of a segment in one of both alone.
     """
     colours = palette(64)
+    wrong = where & ((preds > 0) != (labels > 0))  # ids differ where nothing is wrong
+    place, (labels, where, preds) = _sliced(
+        wrong if wrong.any() else where & (labels > 0), labels, where, preds
+    )
 
     def coloured(ids):
         return np.where((ids > 0)[..., None], colours[1 + ids % 63], np.uint8(0))
@@ -105,8 +124,9 @@ def segments(
         return cv2.morphologyEx(ids, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
 
     both = np.stack([boundaries(preds), boundaries(labels), np.zeros_like(where)], -1)
+    label = np.where(where[..., None], coloured(labels), np.uint8(IGNORED))
     row = [
-        ("labelled segments", np.where(where[..., None], coloured(labels), np.uint8(IGNORED))),
+        (f"labelled segments{place}", label),
         ("predicted segments", coloured(preds)),
         ("boundaries: label green, prediction red", 255 * both.astype(np.uint8)),
     ]
@@ -121,12 +141,82 @@ def sheet(
     return np.concatenate([*rows, _legend(classes, rows[0].shape[1])])
 
 
-def _over(image: np.ndarray | None, colours: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The colours of the classes, half over the image; that of class 0 is the image itself."""
-    drawn = colours[indices]
+def contact_sheet(
+    examples: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    columns: int = 4,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Many examples in small: each as it is, and with its label over it.
+
+    An example is its caption, image, labels and `where`; pixels that don't count are grey.
+    """
+    colours = palette(len(classes))
+    tiles = []
+    for caption, image, labels, where in examples:
+        scale = _TILE / max(labels.shape)
+        size = tuple(max(1, round(side * scale)) for side in labels.shape[::-1])
+        shown = cv2.resize(_display(image), size, interpolation=cv2.INTER_AREA)
+        labels, where = (
+            cv2.resize(x.astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT)
+            for x in (labels, where)
+        )
+        over = _over(shown, colours, labels.astype(np.int32))
+        over = np.where(where[..., None] > 0, over, shown // 2 + np.uint8(IGNORED) // 2)
+        width = 2 * (_TILE + _GAP) + _GAP
+        tile = Image.new("RGB", (width, size[1] + _CAPTION), "white")
+        for column, picture in enumerate((shown, over)):
+            tile.paste(Image.fromarray(picture), (column * (_TILE + _GAP), _CAPTION))
+        ImageDraw.Draw(tile).text((2, 2), _shortened(caption, width - 2 * _GAP), "black", _font())
+        tiles.append(np.asarray(tile))
+    columns = min(columns, len(tiles))
+    rows = []
+    for start in range(0, len(tiles), columns):
+        row = tiles[start : start + columns]
+        canvas = np.full((max(map(len, row)), columns * width, 3), 255, np.uint8)
+        for column, tile in enumerate(row):
+            canvas[: len(tile), column * width : (column + 1) * width] = tile
+        rows.append(canvas)
+    return sheet(rows, classes)
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text without as much of its beginning as leaves it within this width."""
+    font, start = _font(), 0
+    while font.getlength(text[start:]) > width:
+        start += 1
+    return text[start:]
+
+
+def _sliced(interest: np.ndarray, *arrays: np.ndarray | None) -> tuple[str, list]:
+    """Of volumes the slice along the first axis with most of interest, and words that name it."""
+    if interest.ndim == 2:
+        return "", list(arrays)
+    index = int(np.argmax(interest.sum((1, 2))))
+    words = f", slice {index} of 0..{len(interest) - 1}"
+    return words, [None if x is None else x[index] for x in arrays]
+
+
+def _shares(amounts: np.ndarray) -> np.ndarray:
+    amounts = amounts.astype(np.float32)
+    return amounts / np.maximum(amounts.sum(-1, keepdims=True), 1e-30)
+
+
+def _foreground(labels: np.ndarray, rank: int) -> np.ndarray:
+    """Whether pixels are not of class 0, or how large the share of all others is."""
+    return labels > 0 if labels.ndim == rank else _shares(labels)[..., 1:].sum(-1)
+
+
+def _drawn(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """The colours of class indices, or those of amounts as a mixture."""
+    return colours[labels] if labels.ndim == 2 else np.uint8(_shares(labels) @ colours)
+
+
+def _over(image: np.ndarray | None, colours: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The colours of the labels, half over the image; class 0, which is black, is the image."""
+    drawn = _drawn(labels, colours)
     if image is None:
         return drawn
-    return np.where((indices > 0)[..., None], image // 2 + drawn // 2, image)
+    return np.uint8(image * (1 - _foreground(labels, 2)[..., None] / 2)) + drawn // 2
 
 
 def _heat(probs: np.ndarray) -> np.ndarray:

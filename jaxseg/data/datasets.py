@@ -27,8 +27,8 @@ class Example(NamedTuple):
     spacing: tuple[float, ...] | None = None
 
 
-# Of a data set that holds the examples of another source, as they were stored.
-FEATURES = ("image", "mask", "spacing", "name")
+# Of a data set that holds the examples of another source: the bytes of arrays, with their types.
+FEATURES = ("image", "mask", "image_type", "mask_type", "spacing", "name")
 
 
 class Source(Protocol):
@@ -123,8 +123,10 @@ class TfdsSource:
     def __getitem__(self, index):
         example = self._source[int(index)]
         if self._prepared:
-            spacing = tuple(example["spacing"].tolist())
-            return Example(example["image"], example["mask"], spacing or None)
+            image, mask = (
+                example[x].view(example[f"{x}_type"].decode()) for x in ("image", "mask")
+            )
+            return Example(image, mask, tuple(example["spacing"].tolist()) or None)
         mask = np.asarray(example[self._config.label])
         if self._config.masks == "panoptic":
             objects = self._config.label.removesuffix("_image") + "_objects"
@@ -232,13 +234,10 @@ class FolderSource:
             raise DataError(f"the masks of annotators differ in size: {sizes}")
         several = "{rater}" in self._config.label
         mask = np.stack(masks) if several else masks[0]
-        spacings = [files.spacing(path) for path in (item.image, *item.masks)]
-        known = [x[: self._rank] for x in spacings if x is not None]
-        if any(not np.allclose(x, known[0], rtol=1e-3) for x in known):
-            raise DataError(
-                f"{self.name(index)} have pixels of {known[0]} and {known[-1]}, but must be of one "
-                "spacing"
-            )
+        paths = [x for x in (item.image, *item.masks) if files.stem(x, files.NIFTI) != x.name]
+        headers = {path: files.read_header(path) for path in paths}
+        files.one_geometry(headers)
+        known = [header.spacing[: self._rank] for header in headers.values()]
         return Example(image, mask, known[0] if known else None)
 
     def name(self, index):

@@ -43,7 +43,6 @@ from rich.console import Console
 import jaxseg.config
 from jaxseg import cli, report
 from jaxseg.config import Data
-from jaxseg.data import targets
 from jaxseg.data.datasets import FEATURES, Source, open_source
 from jaxseg.data.files import DataError
 
@@ -190,7 +189,7 @@ with tfds.core.registered.skip_registration():  # it has a name only when it has
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=f"{self._config.name} {self._config.root}, as jaxseg prepared it.",
-                features=_features(self._config, self._sources["train"]),
+                features=_features(self._sources["train"]),
             )
 
         def _download_and_prepare(self, dl_manager, download_config):
@@ -237,10 +236,9 @@ def write(shard: Shard) -> None:
     """Writes a shard, unless it is there."""
     if os.path.exists(shard.path):
         return
-    config = _from_json(shard.config)
     source = _open(shard.config, shard.split)
     # Of the first split, as all shards have the features of one data set.
-    features = _features(config, _open(shard.config, config.train_split))
+    features = _features(_open(shard.config, _from_json(shard.config).train_split))
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
     def records():
@@ -312,56 +310,41 @@ def _beam(options: Sequence[str], workers: int) -> dict[str, Any]:
     return {"beam_options": PipelineOptions(list(options))}
 
 
-def _features(config: Data, source: Source) -> tfds.features.FeaturesDict:
-    """The features of a source's examples: arrays of any shape, of the types of its first one."""
+def _features(source: Source) -> tfds.features.FeaturesDict:
+    """The features of a source's examples, whose arrays have as many axes as those of its first.
+
+    Bytes, since the types of files may differ where the config says which values are 0 and 1; of
+    uint8 they are the values. And not as PNG: records are compressed, and PNG is slow to decode.
+    """
+
+    def values(array):
+        return tfds.features.Tensor(shape=(None,) * array.ndim, dtype=np.uint8, encoding="bytes")
+
+    text = tfds.features.Text()
+    spacing = tfds.features.Tensor(shape=(None,), dtype=np.float64)
     image, mask, _ = source[0]
-
-    def tensor(array, dtype):
-        # As bytes, since records are compressed anyway, and all but these have to be decoded.
-        shape = (None,) * array.ndim
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
-    kinds = (
-        tensor(image, image.dtype),
-        tensor(mask, _mask_dtype(config, mask)),
-        tfds.features.Tensor(shape=(None,), dtype=np.float64),
-        tfds.features.Text(),
-    )
+    kinds = (values(image), values(mask), text, text, spacing, text)
     return tfds.features.FeaturesDict(dict(zip(FEATURES, kinds, strict=True)))
 
 
-def _mask_dtype(config: Data, mask: np.ndarray) -> np.dtype:
-    """The type that masks are stored in, which have several where some have more objects."""
-    if mask.dtype.kind not in "biu" or config.colours or config.masks == "shares":
-        return mask.dtype
-    if config.masks in targets.OF_OBJECTS:
-        return np.dtype(np.int32)
-    values = (*dict(config.label_map), *range(len(config.classes)), config.ignore_label, 0)
-    lowest = min(*values, -1 if config.masks == "panoptic" else 0)
-    return np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(max(values)))
-
-
 def _stored(source: Source, index: int, features: tfds.features.FeaturesDict) -> dict[str, Any]:
-    """An example in the types of the data set."""
+    """An example in the form of the features."""
     name = source.name(index)
-    image, mask, spacing = source[index]
-    arrays = []
-    for what, array in (("image", np.asarray(image)), ("mask", np.asarray(mask))):
-        kind = features[what]
-        same = array.astype(kind.np_dtype)
-        if array.ndim != len(kind.shape) or (same.dtype != array.dtype and what == "image"):
+    *arrays, spacing = source[index]
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    for what, array in zip(("image", "mask"), arrays, strict=True):
+        if array.ndim != len(features[what].shape):
             raise DataError(
                 f"{name}: the {what} is {array.dtype}{list(array.shape)}, but that of the first "
-                f"example is of {kind.np_dtype} and has {len(kind.shape)} axes; convert it"
+                f"example has {len(features[what].shape)} axes; all must have as many"
             )
-        wrong = same != array
-        if wrong.any():
-            raise DataError(
-                f"{name}: the mask has the value {array[wrong][0]}, beyond all of data.classes, "
-                "data.label_map and data.ignore_label; correct it, or those"
-            )
-        arrays.append(same)
-    return dict(zip(FEATURES, (*arrays, np.array(spacing or ()), name), strict=True))
+    stored = (
+        *(array.view(np.uint8) for array in arrays),
+        *(array.dtype.str for array in arrays),
+        np.array(spacing or (), np.float64),
+        name,
+    )
+    return dict(zip(FEATURES, stored, strict=True))
 
 
 def _splits(config: Data) -> tuple[str, str]:
@@ -428,8 +411,8 @@ def main() -> None:
     builder = tfds.core.read_only_builder.builder_from_files(found.name, data_dir=found.root)
     for split in builder.info.splits.values():
         console.print(
-            f"{split.name}: {split.num_examples} examples, {split.num_bytes / 1e6:.1f} MB in "
-            f"{split.num_shards} shards"
+            f"{split.name}: {split.num_examples} examples in {split.num_bytes / 1e6:.1f} MB, "
+            f"shards: {split.num_shards}"
         )
     changes = [
         f"--config.data.{field}={getattr(found, field)}"
