@@ -17,7 +17,7 @@ from jaxseg.data.normalise import shares
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-_BITS = 20  # of a fraction of a pixel, at most
+_BITS = 24  # of a fraction of a pixel, at most: as many as float32 holds
 
 
 def warp(
