@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool
+    from jaxtyping import Array, Bool, Integer
 
-__all__ = ["amount", "mask", "number", "positive", "rank", "share", "where", "whole"]
+__all__ = ["amount", "indices", "mask", "number", "positive", "rank", "share", "where", "whole"]
 
 
 def number(name: str, value: float) -> None:
@@ -87,6 +88,29 @@ def mask(name: str, mask: Bool[Array, "*shape"], spatial_rank: int) -> Bool[Arra
         )
     rank(name, mask.shape, spatial_rank)
     return mask
+
+
+def indices(name: str, indices: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    """Class indices as an array of jax; TypeError unless they are of an integer type.
+
+    Those of 64 bits beyond int32, which jax would cut to its low bits, become its least or largest:
+    the index of no class, either.
+
+    >>> import numpy as np
+    >>> indices("labels", np.array([1, 2**32])).tolist()
+    [1, 2147483647]
+    """
+    if isinstance(indices, np.ndarray) and indices.dtype in (np.int64, np.uint64):
+        bounds = np.iinfo(np.int32)
+        indices = np.clip(indices, max(bounds.min, np.iinfo(indices.dtype).min), bounds.max)
+        indices = indices.astype(np.int32)
+    indices = jnp.asarray(indices)
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} are {indices.dtype}{list(indices.shape)}, but must be class indices of an "
+            "integer dtype; of logits or a distribution take the argmax over the last axis"
+        )
+    return indices
 
 
 def rank(name: str, shape: Sequence[int], spatial_rank: int) -> None:

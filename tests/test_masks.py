@@ -93,7 +93,7 @@ def test_formats(kind, tmp_path):
     assert found.dtype.kind in "iu"
     np.testing.assert_array_equal(found, values.astype(found.dtype))
     np.testing.assert_array_equal(values, found.astype(values.dtype))
-    shape, spacing = files.read_header(path)
+    shape, spacing, _ = files.read_header(path)
     assert shape == values.shape
     assert spacing == options.get("spacing")
 

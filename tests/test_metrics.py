@@ -35,6 +35,16 @@ def test_counts_are_those_of_numpy(shape, num_classes):
         np.testing.assert_array_equal(confusion, expected)
 
 
+@pytest.mark.parametrize("far", [2**31, 2**32, 2**32 + 1, -(2**32), 2**63 - 1, -(2**63)])
+def test_indices_of_64_bits_are_not_cut(far):
+    """What lies outside the classes lies outside, also where its low bits are a class."""
+    rng = np.random.default_rng(0)
+    preds, labels = rng.integers(0, 3, (2, 50))
+    preds[::7], labels[::5] = far, far
+    found = metrics.confusion_matrix(preds, labels, 3)
+    np.testing.assert_array_equal(found, count(preds, labels, 3))
+
+
 def test_it_compiles():
     rng = np.random.default_rng(0)
     preds, labels = rng.integers(0, 5, (2, 500), np.int32)
@@ -467,6 +477,8 @@ def test_worst():
     values = np.random.default_rng(11).permutation(np.arange(1, 101.0))
     assert metrics.worst(values) == np.mean([1, 2, 3, 4, 5])
     assert metrics.worst(values[values > 90], 0.05) == 91  # at least one
+    for percent in range(1, 101):
+        assert metrics.worst(values, percent / 100) == np.arange(1, percent + 1).mean()
     assert metrics.worst([*values, np.nan], 1.0) == values.mean()
     assert np.isnan(metrics.worst([np.nan]))
     assert np.isnan(metrics.worst([]))

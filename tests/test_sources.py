@@ -470,7 +470,9 @@ def test_volumes_of_other_spacing(tmp_path):
 def test_spacing_of_image_and_mask_must_agree(tmp_path):
     save(tmp_path / "images" / "a.nii", image(*VOLUME, channels=1)[..., 0], spacing=(1, 1, 2))
     save(tmp_path / "masks" / "a.nii", mask(*VOLUME), spacing=(1, 1, 1))
-    assert "must be of one spacing" in complaint(of_volumes(tmp_path))
+    message = complaint(of_volumes(tmp_path))
+    assert "has pixels of (1.0, 1.0, 2.0)" in message
+    assert "they must agree" in message
 
 
 def test_large_volumes_are_scaled_down(tmp_path):
@@ -582,3 +584,36 @@ def test_tfds_that_needs_tensorflow(tmp_path):
     assert "\n" not in message
     for part in ("No module named 'tensorflow'", "tfds build coco/2017_panoptic", "pip install"):
         assert part in message
+
+
+def test_volumes_must_point_one_way(tmp_path):
+    """A mask that was saved mirrored is no mask of the image as it lies in the file."""
+    volumes(tmp_path, ".nii")
+    labels = nibabel.load(tmp_path / "masks" / "a.nii")
+    mirrored = nibabel.Nifti1Image(np.asarray(labels.dataobj)[::-1], np.diag([-1, 1, 1, 1]))
+    nibabel.save(mirrored, tmp_path / "masks" / "a.nii")
+    message = complaint(of_volumes(tmp_path))
+    assert "has axes that point to RAS" in message
+    assert "LAS" in message
+
+
+def test_volumes_with_an_axis_of_one(tmp_path):
+    """As some programs write them: four axes, of which the last has one entry."""
+    pixels, labels = (x[..., None] for x in volumes(tmp_path, ".npy"))
+    for place, array in (("images", pixels), ("masks", labels)):
+        os.remove(tmp_path / place / "a.npy")
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / place / "a.nii.gz")
+    (found,) = loaded(of_volumes(tmp_path))
+    inside = tuple(map(slice, VOLUME))
+    np.testing.assert_array_equal(found.images[inside], pixels)
+    np.testing.assert_array_equal(found.labels[inside], labels[..., 0])
+
+
+def test_volumes_of_no_spacing(tmp_path):
+    volumes(tmp_path, ".nii")
+    volume = nibabel.load(tmp_path / "images" / "a.nii")
+    content = bytearray((tmp_path / "images" / "a.nii").read_bytes())
+    assert volume.header["pixdim"][3] == 1
+    content[76 + 4 * 3 : 76 + 4 * 4] = np.float32(np.nan).tobytes()  # pixdim[3]
+    (tmp_path / "images" / "a.nii").write_bytes(content)
+    assert "images/a.nii has pixels of (1.0, 1.0, nan)" in complaint(of_volumes(tmp_path))

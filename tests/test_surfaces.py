@@ -255,3 +255,13 @@ def test_errors_of_options():
         metrics.surface_distances(mask, mask, spacing=(1.0,))
     with pytest.raises(ValueError, match=r"sizes are \[3\], but must be \[2\]"):
         metrics.boundary_iou(mask, mask, sizes=np.array([4, 4, 1]))
+
+
+def test_percentile_of_more_pixels_than_int32_has_products_of():
+    """95 times the rank of a pixel passes 2^31 at 22.6 million."""
+    count = 24_000_000
+    ranks = jnp.arange(count, dtype=jnp.float32)
+    on = jnp.ones(count, bool)
+    found = metrics.hausdorff_95(metrics.SurfaceDistances(on, on, ranks, ranks))
+    expected = 0.95 * (count - 1)
+    assert abs(float(found) - expected) <= np.spacing(np.float32(expected))

@@ -35,6 +35,7 @@ class Header(NamedTuple):
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...] | None  # of neighbours along each axis, where the file tells
+    axes: str | None = None  # where they point to in the body, as in "RAS", where the file tells
 
 
 def by_stem(directory: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -132,6 +133,8 @@ def read_mask(path: pathlib.Path, ranks: Sequence[int] = (2, 3)) -> Integer[np.n
         values = _load_numpy(path)
     elif stem(path, NIFTI) != path.name:
         values = _load_nifti(path, lambda volume: np.asanyarray(volume.dataobj))
+        while values.ndim > 3 and values.shape[-1] == 1:  # as some programs write volumes
+            values = values[..., 0]
         # Beyond 2^53 all floats are whole; and NaN is neither below nor equal to anything.
         if values.dtype.kind == "f" and np.all(
             (abs(values) < 2.0**53) & (values == np.rint(values))
@@ -160,9 +163,21 @@ def read_text(path: pathlib.Path) -> str:
         raise DataError(f"{path} is not text in UTF-8 ({error.reason}); save it as such") from error
 
 
-def spacing(path: pathlib.Path) -> tuple[float, ...] | None:
-    """The distances of neighbours along each axis of a NIfTI file; of others None."""
-    return read_header(path).spacing if stem(path, NIFTI) != path.name else None
+def one_geometry(headers: dict[pathlib.Path, Header]) -> None:
+    """Raises DataError unless the pixels of some files are of one spacing, and point one way."""
+    for part, what in (("spacing", "pixels of"), ("axes", "axes that point to")):
+        known = {path: getattr(x, part) for path, x in headers.items() if getattr(x, part)}
+        for path, value in known.items():
+            first = next(iter(known))
+            same = value == known[first]
+            if part == "spacing":
+                rank = min(len(value), len(known[first]))
+                same = np.allclose(value[:rank], known[first][:rank], rtol=1e-3)
+            if not same:
+                raise DataError(
+                    f"{first} has {what} {known[first]}, but {path} {value}; they must agree: "
+                    "resample or reorient one of them"
+                )
 
 
 def read_header(path: pathlib.Path) -> Header:
@@ -170,9 +185,7 @@ def read_header(path: pathlib.Path) -> Header:
     if path.suffix.lower() == ".npy":
         return Header(_load_numpy(path).shape, None)
     if stem(path, NIFTI) != path.name:
-        return _load_nifti(
-            path, lambda volume: Header(volume.shape, tuple(map(float, volume.header.get_zooms())))
-        )
+        return _load_nifti(path, lambda volume: _nifti_header(path, volume))
     try:
         with Image.open(path) as picture:
             pages = getattr(picture, "n_frames", 1)
@@ -221,6 +234,17 @@ def _load_berkeley(path: pathlib.Path) -> np.ndarray:
         return np.stack([each["Boundaries"][0, 0] for each in annotators])
     except (*_UNREADABLE, LookupError, NotImplementedError, zlib.error) as error:
         raise _unreadable(path, "a .mat file of the Berkeley data set", error) from error
+
+
+def _nifti_header(path: pathlib.Path, volume) -> Header:
+    import nibabel
+
+    shape, spacing = volume.shape, tuple(map(float, volume.header.get_zooms()))
+    if not all(0 < x < np.inf for x in spacing):
+        raise DataError(f"{path} has pixels of {spacing}, but they must be positive; correct it")
+    while len(shape) > 3 and shape[-1] == 1:  # as some programs write volumes
+        shape, spacing = shape[:-1], spacing[:-1]
+    return Header(shape, spacing, "".join(map(str, nibabel.aff2axcodes(volume.affine))))
 
 
 def _load_nifti(path: pathlib.Path, read: Callable, what: str = "a mask"):

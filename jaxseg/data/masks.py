@@ -128,14 +128,9 @@ class MaskFolders:
         return np.where(where, preds, 0), np.where(where, labels, 0), where
 
     def examples(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """The labels, `where` and masks of some images; of volumes the slice with most errors."""
+        """What `pictures.segments` draws of some images: the labels, `where` and masks."""
         for index in indices:
             preds, labels, where = self.load(index)
-            if labels.ndim == 3:
-                # Of segments, ids are no classes: those with and without one are compared.
-                kinds = (preds > 0, labels > 0) if self._num_classes is None else (preds, labels)
-                worst = int(np.argmax(np.sum(where & (kinds[0] != kinds[1]), (1, 2))))
-                preds, labels, where = preds[worst], labels[worst], where[worst]
             yield labels, where, preds
 
     def compared(self, indices: Sequence[int]) -> Iterator[tuple]:
@@ -146,7 +141,7 @@ class MaskFolders:
     def _key(self, paths: Sequence[pathlib.Path]):
         """What masks must have in common to be of one group."""
         headers = [files.read_header(path) for path in paths]
-        (shape, other), (label_shape, spacing) = headers
+        shape, label_shape, spacing = headers[0].shape, *headers[1][:2]
         if shape != label_shape:
             sizes = ("x".join(map(str, x)) for x in (shape, label_shape))
             raise DataError(
@@ -154,11 +149,7 @@ class MaskFolders:
                     *(x for pair in zip(paths, sizes, strict=True) for x in pair)
                 )
             )
-        if other and spacing and not np.allclose(other, spacing, rtol=1e-3):
-            raise DataError(
-                f"{paths[0]} has pixels of {other}, but {paths[1]} of {spacing}; they must be of "
-                "one spacing"
-            )
+        files.one_geometry(dict(zip(paths, headers, strict=True)))
         if len(shape) not in (2, 3):
             files.read_mask(paths[0])  # which says what is wrong with it
         padded = tuple(-(-side // _ROUND) * _ROUND for side in shape)

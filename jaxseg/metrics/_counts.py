@@ -44,7 +44,7 @@ def merge(*counts: Counts) -> Counts:
 def summed(parts: Int[Array, " parts *shape"]) -> Counts:
     """The sum over the first axis of up to 2^11 numbers that are each in the range of int32."""
     high, low = split(parts)
-    return merge(Counts(jnp.sum(high, 0), jnp.sum(low, 0)))
+    return merge(Counts(*(jnp.sum(x, 0, dtype=jnp.int32) for x in (high, low))))
 
 
 def total(counts: Counts) -> Int[np.ndarray, "*shape"]:

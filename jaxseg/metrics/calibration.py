@@ -127,17 +127,13 @@ class Calibration(NamedTuple):
         """Probabilities `[pixels, classes]` in 0..1, labels `[pixels]`, and which of them count."""
         checks.whole("num_classes", self.num_classes)
         checks.whole("num_bins", self.num_bins)
-        probs, labels = jnp.asarray(probs), jnp.asarray(labels)
+        probs = jnp.asarray(probs)
         if not jnp.issubdtype(probs.dtype, jnp.floating):
             raise TypeError(
                 f"probs are {probs.dtype}{list(probs.shape)}, but must be probabilities of a float "
                 "dtype; of logits take the softmax over the last axis"
             )
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise TypeError(
-                f"labels are {labels.dtype}{list(labels.shape)}, but must be class indices of an "
-                "integer dtype; of distributions take the argmax over the last axis"
-            )
+        labels = checks.indices("labels", labels)
         if probs.shape != (*labels.shape, self.num_classes):
             raise ValueError(
                 f"probs are {list(probs.shape)}, but labels of {list(labels.shape)} and "
@@ -286,7 +282,8 @@ def _sums(values, hits, bins, num_bins: int) -> Counts:
 
     def compared(bins, *columns):
         here = bins[:, None] == jnp.arange(num_bins)[None]
-        return jnp.stack([jnp.sum(jnp.where(here, x[:, None], 0), 0) for x in columns], -1)
+        found = [jnp.sum(jnp.where(here, x[:, None], 0), 0, dtype=jnp.int32) for x in columns]
+        return jnp.stack(found, -1)
 
     # As in a confusion matrix: a CPU adds one by one, and thousands of threads would take turns.
     found = lax.map(

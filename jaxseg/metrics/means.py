@@ -82,7 +82,8 @@ class PixelMean(NamedTuple):
         )
         chunks = max(1, math.ceil(values.size / _CHUNK))
         rest = -values.size % chunks
-        sums = [jnp.sum(jnp.pad(x, (0, rest)).reshape(chunks, -1), 1) for x in columns]
+        rows = (jnp.pad(x, (0, rest)).reshape(chunks, -1) for x in columns)
+        sums = [jnp.sum(x, 1, dtype=jnp.int32) for x in rows]
         new = _counts.summed(jnp.stack(sums, -1))
         return self.merge(state, new if axis_name is None else lax.psum(new, axis_name))
 
@@ -132,7 +133,7 @@ class ByImage(NamedTuple):
     def init(self) -> Rows:
         """The state of no images."""
         images = self.num_images
-        return Rows(jnp.zeros((images, *self.shape)), jnp.zeros(images, jnp.int32))
+        return Rows(jnp.zeros((images, *self.shape), jnp.float32), jnp.zeros(images, jnp.int32))
 
     def update(
         self,

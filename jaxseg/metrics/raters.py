@@ -39,15 +39,10 @@ def generalised_energy_distance(
     >>> print(generalised_energy_distance(samples, raters, 2))  # 2 (0 + 1/2) / 2 - (1/2 + 1/2) / 4
     0.25
     """
-    preds, labels = jnp.asarray(preds), jnp.asarray(labels)
+    preds, labels = checks.indices("preds", preds), checks.indices("labels", labels)
     checks.whole("num_classes", num_classes, 2)
     checks.whole("spatial_rank", spatial_rank)
     for name, array, several in (("preds", preds, "samples"), ("labels", labels, "raters")):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise TypeError(
-                f"{name} are {array.dtype}{list(array.shape)}, but must be class indices of an "
-                "integer dtype; of logits take the argmax over the last axis"
-            )
         if array.ndim <= spatial_rank or not array.shape[-spatial_rank - 1]:
             raise ValueError(
                 f"{name} are {list(array.shape)}, but with spatial_rank {spatial_rank} must be "

@@ -191,7 +191,7 @@ def _boundary_iou(preds, labels, sizes, spatial_rank: int, width: float, empty) 
     def score(preds, labels, reach):
         bands = [x & ~_eroded(x, reach) for x in (preds, labels)]
         both, either = (jnp.sum(x) for x in (bands[0] & bands[1], bands[0] | bands[1]))
-        return jnp.where(either == 0, empty, both / jnp.maximum(either, 1))
+        return jnp.where(either == 0, empty, both / jnp.maximum(either, 1)).astype(jnp.float32)
 
     def scores(*images):
         function = score
@@ -268,7 +268,7 @@ def _eroded(mask: Array, reach: Array) -> Array:
 
 
 def _number(surface: Array) -> Int[Array, "*images"]:
-    return jnp.sum(surface, -1)
+    return jnp.sum(surface, -1, dtype=jnp.int32)
 
 
 def _sum(distances: Array, surface: Array) -> Float[Array, "*images"]:
@@ -288,7 +288,10 @@ def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, 
         # are; to sort takes longer, and neither the number nor the place of the pixels is known.
         bits = lax.bitcast_convert_type(distances, jnp.int32)
         last = jnp.maximum(_number(surface) - 1, 0)
-        below, hundredths = jnp.divmod(percent * last, 100)
+        # percent * last / 100, with no product of more than int32 holds.
+        whole, rest = jnp.divmod(last, 100)
+        below, hundredths = jnp.divmod(percent * rest, 100)
+        below += percent * whole
         # No bit above the largest value's is set in any.
         top = 31 - jnp.min(lax.clz(jnp.max(jnp.where(surface, bits, 0), -1, initial=0)), initial=31)
 
