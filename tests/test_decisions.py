@@ -13,6 +13,9 @@ from scipy import optimize
 
 from jaxseg import decisions
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 RANKS = {"dice": decisions.rank_dice, "iou": decisions.rank_iou}
 
 

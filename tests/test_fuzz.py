@@ -13,6 +13,9 @@ from PIL import Image
 from jaxseg.config import Data
 from jaxseg.data import DataError, make_loader, open_source
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 SIZE = (24, 32)
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (*SIZE, 3), np.uint8)

@@ -12,6 +12,9 @@ from scipy import ndimage
 
 from jaxseg import labels, losses
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 CLASSES = 4
 staple = partial(labels.from_raters, method="staple")
 FUNCTIONS = {

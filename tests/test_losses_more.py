@@ -14,6 +14,9 @@ from scipy import special
 
 from jaxseg import losses
 
+# What versions change shows in the examples and in test_losses.py.
+pytestmark = pytest.mark.exhaustive
+
 SHAPE, CLASSES = (2, 3, 5), 4
 
 

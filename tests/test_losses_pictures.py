@@ -12,6 +12,9 @@ from scipy import ndimage, special
 
 from jaxseg import losses
 
+# What versions change shows in the examples and in test_losses.py.
+pytestmark = pytest.mark.exhaustive
+
 CLASSES = 3
 
 

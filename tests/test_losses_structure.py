@@ -14,6 +14,9 @@ from scipy import ndimage, special
 
 from jaxseg import losses
 
+# What versions change shows in the examples and in test_losses.py.
+pytestmark = pytest.mark.exhaustive
+
 CLASSES = 3
 WEIGHTS = (0.5, 2.0, 1.0)
 

@@ -10,6 +10,9 @@ import pytest
 
 from jaxseg import losses
 
+# What versions change shows in the examples and in test_losses.py.
+pytestmark = pytest.mark.exhaustive
+
 CLASSES = 3
 
 

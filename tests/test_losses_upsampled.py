@@ -13,6 +13,9 @@ from jax.test_util import check_grads
 from jaxseg import losses
 from jaxseg.losses import divergences, upsample
 
+# What versions change shows in the examples and in test_losses.py.
+pytestmark = pytest.mark.exhaustive
+
 CLASSES = 3
 WEIGHTS = (1.0, 2.0, 0.5)
 OPTIONS = {

@@ -9,6 +9,9 @@ import pytest
 
 from jaxseg import decisions, metrics, ops
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "metrics.md"
 NONE, SOME = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
 SOME[1, 1:3] = True

@@ -9,6 +9,9 @@ import pytest
 
 from jaxseg import metrics
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 energy = metrics.generalised_energy_distance
 
 

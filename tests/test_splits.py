@@ -6,6 +6,9 @@ import pytest
 from jaxseg.data import DataError
 from jaxseg.data.splits import parse, select, unit_of
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 NAMES = [f"image{i:03}" for i in range(200)]
 
 

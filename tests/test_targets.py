@@ -11,6 +11,9 @@ from jaxseg.config import Data
 from jaxseg.data import DataError
 from jaxseg.data.targets import Target, amounts, check, make_target, object_depth
 
+# What versions change shows in the examples of the docstrings.
+pytestmark = pytest.mark.exhaustive
+
 RNG = np.random.default_rng(0)
 
 
