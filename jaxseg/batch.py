@@ -9,16 +9,17 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Images with their labels and the pixels that count.
+    """Images or volumes with their labels and the pixels that count.
 
-    `images` are uint8 as decoded until the step normalises them to float32. `labels` are class
-    indices. A pixel outside `where` (an ignored label, padding, the outside of a rotated image)
-    has no influence on any loss, gradient or score, whatever its label. `sizes` are the height and
-    width of each image, if it does not fill its array; the rest, below and to the right, is
-    padding.
+    The axes of pixels are (height, width), or of volumes (depth, height, width). `images` are uint8
+    or uint16 as decoded until the step normalises them to float32. `labels` are class indices, or
+    amounts of each class (votes, or weights in float16), which the step divides by their sum. A
+    pixel outside `where` (an ignored label, padding, the outside of a rotated image) has no
+    influence on any loss, gradient or score, whatever its label. `sizes` are the sides of each
+    image, if it does not fill its array; the rest, at the end of each axis, is padding.
     """
 
-    images: Num[Array, "batch height width channels"]
-    labels: Int[Array, "batch height width"]
-    where: Bool[Array, "batch height width"]
-    sizes: Int[Array, "batch 2"] | None = None
+    images: Num[Array, "batch *pixels channels"]
+    labels: Int[Array, " batch *pixels"] | Num[Array, "batch *pixels classes"]
+    where: Bool[Array, " batch *pixels"]
+    sizes: Int[Array, "batch rank"] | None = None

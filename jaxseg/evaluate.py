@@ -77,6 +77,7 @@ def make_model(config: Config) -> models.Functional:
             resolutions=config.model.resolutions,
             dropout=config.model.dropout,
             dtype=dtypes[config.model.dtype],
+            spatial_rank=len(config.data.image_size),
             axis_name=parallel.AXIS,
             rngs=rngs,
         )
@@ -84,7 +85,11 @@ def make_model(config: Config) -> models.Functional:
 
 
 class Evaluator:
-    """Scores states on a split, every image once."""
+    """Scores states on a split, every image once.
+
+    Distances between surfaces are in the units of `data.spacing`, which volumes are then resampled
+    to, and else in pixels.
+    """
 
     def __init__(
         self,
@@ -101,22 +106,28 @@ class Evaluator:
         self._batch_size = parallel.round_up(config.eval_batch_size)
         self.source = data.open_source(config.data, split or config.data.eval_split)
         prepare = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
-        self._loss = losses.weighted_sum(config.loss)
+        self._prepare, self._loss = prepare, losses.weighted_sum(config.loss)
 
         def logits(state, batch):
-            found, _ = model.apply(*state.eval_variables, prepare(batch).images, train=False)
+            found, _ = model.apply(*state.eval_variables, batch.images, train=False)
             return found / temperature
 
         def measure(state, logits, image):
             task = scores.Task(
-                len(config.data.classes), tolerance=tolerance, loss=self._loss, step=state.step
+                len(config.data.classes),
+                spacing=config.data.spacing or None,
+                tolerance=tolerance,
+                loss=self._loss,
+                step=state.step,
             )
             preds = jnp.argmax(logits, -1)
             example = scores.Example(task, preds, image.labels, image.where, image.sizes, logits)
             return scores.measure(self._names, example)
 
-        step = make_eval_step(logits, measure, axis_name=parallel.AXIS)
-        self._step = runner.compile(step, donate_state=False)
+        measured = make_eval_step(logits, measure, axis_name=parallel.AXIS)
+        self._step = runner.compile(
+            lambda state, batch: measured(state, prepare(batch)), donate_state=False
+        )
         self._predict = jax.jit(make_predict(model.apply, prepare=prepare, temperature=temperature))
 
     def evaluation(self, state: TrainState, *, show: bool = False) -> Evaluation:
@@ -161,12 +172,15 @@ class Evaluator:
 
     def _terms(self) -> list[str]:
         """The names of the loss's terms, in the order of their statistics."""
-        size, classes = self.config.data.image_size, len(self.config.data.classes)
+        spec = data.example_spec(self.config.data, training=False)
+        spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), spec)
+        batch = jax.eval_shape(self._prepare, spec)
+        shape = (*batch.where.shape, len(self.config.data.classes))
         _, terms = jax.eval_shape(
             self._loss,
-            jax.ShapeDtypeStruct((1, *size, classes), jnp.float32),
-            jax.ShapeDtypeStruct((1, *size), jnp.int32),
-            where=jax.ShapeDtypeStruct((1, *size), jnp.bool_),
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            batch.labels,
+            where=batch.where,
             step=jax.ShapeDtypeStruct((), jnp.int32),
         )
         return sorted(terms)
@@ -181,7 +195,7 @@ class Evaluator:
         )
 
     def examples(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
-        """The image, labels, `where` and probabilities of some images."""
+        """The image, labels, `where` and probabilities of some images, as `pictures.panels`."""
         load = data.make_loader(self.source, self.config.data)
         state = parallel.local(state)
         for index in indices:

@@ -39,19 +39,24 @@ class Task(NamedTuple):
 
 
 class Example:
-    """An image as statistics see it; what several of them need is computed once."""
+    """An image as statistics see it; what several of them need is computed once.
+
+    `targets` are class indices, or a distribution at each pixel, which losses take as it is; what
+    asks for one class takes the likeliest, of equals the first, as `labels`.
+    """
 
     def __init__(
         self,
         task: Task,
         preds: Int[Array, "*pixels"],
-        labels: Int[Array, "*pixels"],
+        targets: Int[Array, "*pixels"] | Float[Array, "*pixels classes"],
         where: Bool[Array, "*pixels"],
         size: Int[Array, " rank"],
         logits: Float[Array, "*pixels classes"] | None = None,
     ):
-        self.task, self.logits = task, logits
-        self.preds, self.labels, self.where, self.size = preds, labels, where, size
+        self.task, self.targets, self.logits = task, targets, logits
+        self.preds, self.where, self.size = preds, where, size
+        self.labels = targets if targets.ndim == where.ndim else jnp.argmax(targets, -1)
 
     @functools.cached_property
     def confusion(self) -> Int[Array, "labels preds"]:
@@ -137,7 +142,7 @@ def _surface(score: Callable) -> Statistic:
 
 def _pixelwise(loss: Callable) -> Statistic:
     def measure(example):
-        values = loss(example.logits, example.labels, where=example.where, reduce=None)
+        values = loss(example.logits, example.targets, where=example.where, reduce=None)
         return jnp.stack([jnp.sum(values), jnp.sum(example.where, dtype=jnp.float32)])
 
     return Statistic(measure)
@@ -148,7 +153,7 @@ def _loss(example: Example) -> Array:
     # As a batch of one, since losses may need the axis of images.
     loss, terms = example.task.loss(
         example.logits[None],
-        example.labels[None],
+        example.targets[None],
         where=example.where[None],
         step=example.task.step,
     )

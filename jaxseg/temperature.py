@@ -34,7 +34,7 @@ _JUDGED = ("negative_log_likelihood", "expected_calibration_error")
 
 def slopes(
     logits: Float[Array, "*pixels classes"],
-    labels: Int[Array, "*pixels"],
+    labels: Int[Array, "*pixels"] | Float[Array, "*pixels classes"],
     sharpness: Float[Array, " points"],
     *,
     where: Bool[Array, "*pixels"] | None = None,
@@ -42,7 +42,8 @@ def slopes(
     """How the negative log-likelihood of all pixels changes with the sharpness of the logits.
 
     The derivative of the sum over pixels of -log softmax(s logits)[label] by s, one over the
-    temperature, at each of some s: the mean logit less the label's. It rises with s.
+    temperature, at each of some s: the mean logit less the label's. It rises with s. Labels may be
+    distributions, of which the mean over labels is taken.
 
     >>> import jax.numpy as jnp
     >>> logits, labels = jnp.log(jnp.array([[4.0, 1.0]] * 4)), jnp.array([0, 0, 1, 0])
@@ -51,7 +52,11 @@ def slopes(
     ['-1.19', '0.28']
     """
     logits = jnp.asarray(logits).astype(jnp.float32)
-    own = jnp.take_along_axis(logits, jnp.asarray(labels)[..., None], -1, mode="clip")[..., 0]
+    labels = jnp.asarray(labels)
+    if labels.ndim == logits.ndim:
+        own = jnp.sum(jnp.where(labels == 0, 0.0, labels * logits), -1)
+    else:
+        own = jnp.take_along_axis(logits, labels[..., None], -1, mode="clip")[..., 0]
     where = checks.where(where, own.shape)
 
     def slope(s):
@@ -125,14 +130,13 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
 
     def logits(state, batch):
         variables, _ = state
-        return run.model.apply(*variables, prepare(batch).images, train=False)[0]
+        return run.model.apply(*variables, batch.images, train=False)[0]
 
     def measure(state, logits, image):
         return {"slopes": slopes(logits, image.labels, state[1], where=image.where)}
 
-    step = runner.compile(
-        make_eval_step(logits, measure, axis_name=parallel.AXIS), donate_state=False
-    )
+    measured = make_eval_step(logits, measure, axis_name=parallel.AXIS)
+    step = runner.compile(lambda state, batch: measured(state, prepare(batch)), donate_state=False)
 
     def of_split(sharpness):
         positions = data.eval_positions(len(source), batch_size=batch_size, host=host, hosts=hosts)

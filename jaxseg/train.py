@@ -74,6 +74,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         root = os.path.abspath(os.path.expanduser(config.data.root))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     _check(config)
+    example = data.example_spec(config.data, training=True)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config)
     loss = losses.weighted_sum(config.loss)
@@ -87,7 +88,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         std=config.data.std,
         axis_name=parallel.AXIS,
     )
-    _rehearse(model, prepare, loss, data.example_spec(config.data, training=True))
+    _rehearse(model, prepare, loss, example)
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
@@ -211,10 +212,6 @@ def _check(config: Config) -> None:
         for name in names:
             if getattr(config, name) < least:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
-    if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
-        raise ValueError(
-            f"data.image_size is {config.data.image_size}, but must be (height, width)"
-        )
     if config.data.threads < 1:
         raise ValueError(f"data.threads is {config.data.threads}, but must be at least 1")
     if not config.data.classes or len(set(config.data.classes)) < len(config.data.classes):

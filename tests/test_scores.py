@@ -16,11 +16,13 @@ from jaxseg import losses, parallel, scores
 from jaxseg.scores import METRICS, Evaluation, Example, Task
 from jaxseg.steps import make_eval_step
 
-PADDED = (24, 32)
+PADDED = {2: (24, 32), 3: (6, 10, 14)}
+SPACING = {2: (1.0, 1.0), 3: (3.0, 1.0, 0.5)}
 CLASSES = ("a", "b", "c", "d")  # the last of which occurs nowhere
 TOLERANCE = 1.5
 LOSS = losses.weighted_sum((("cross_entropy", 1.0), ("dice", 0.5, {"per": "image"})))
 TASK = Task(len(CLASSES), tolerance=TOLERANCE, loss=LOSS)
+VOLUMES = TASK._replace(spacing=SPACING[3])
 SEGMENTS = Task(None, num_segments=16)
 
 
@@ -37,7 +39,8 @@ class Image(NamedTuple):
 def make_image(seed, shape, *, classes=(0, 1, 2), counts=0.8, logits=None):
     """Blobs of some classes, and logits that know something of them."""
     rng = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(rng.normal(size=(len(classes), *shape)), (0, 3, 3))
+    noise = rng.normal(size=(len(classes), *shape))
+    noise = ndimage.gaussian_filter(noise, (0, *(6 / len(shape),) * len(shape)))
     labels = np.array(classes)[noise.argmax(0)].astype(np.int32)
     found = rng.normal(size=(*shape, len(CLASSES))) - 9.0 * (np.arange(len(CLASSES)) == 3)
     found = (found + 2.0 * (labels[..., None] == np.arange(len(CLASSES)))).astype(np.float32)
@@ -71,6 +74,22 @@ def make_segments(seed, shape, number, counts=0.9):
     return Image(preds, labels, where, np.zeros((*shape, len(CLASSES)), np.float32), shape)
 
 
+VOLUMETRIC = [
+    make_image(0, (6, 10, 14)),
+    make_image(1, (5, 7, 9), counts=1.0),
+    make_image(2, (1, 10, 12), classes=(0, 2)),
+]
+
+
+def soften(image):
+    """The image with the votes of five annotators as a distribution, which may have ties."""
+    rng = np.random.default_rng(image.labels.size)
+    others = rng.integers(0, 3, (3, *image.labels.shape))
+    votes = np.stack([image.labels, image.labels, *others])[..., None] == np.arange(len(CLASSES))
+    return image._replace(labels=votes.mean(0, dtype=np.float32))
+
+
+SOFT = [soften(image) for image in IMAGES[:3]]
 SEGMENTED = [
     make_segments(0, (20, 24), 8),
     make_segments(1, (24, 32), 10, counts=1.0),
@@ -84,13 +103,17 @@ SEGMENTED += [SEGMENTED[0]._replace(preds=0 * SEGMENTED[0].preds, labels=0 * SEG
 
 def padded(images, number):
     """The images in arrays, and as many that don't count as are wanting to the number."""
+    rank = images[0].where.ndim
+    soft = images[0].labels.shape[rank:]
     rows = Image(
-        *(np.zeros((number, *PADDED), x) for x in (np.int32, np.int32, bool)),
-        np.full((number, *PADDED, len(CLASSES)), 7.0, np.float32),
-        np.zeros((number, 2), np.int32),
+        np.zeros((number, *PADDED[rank]), np.int32),
+        np.zeros((number, *PADDED[rank], *soft), np.float32 if soft else np.int32),
+        np.zeros((number, *PADDED[rank]), bool),
+        np.full((number, *PADDED[rank], len(CLASSES)), 7.0, np.float32),
+        np.zeros((number, rank), np.int32),
     )
     for index, image in enumerate(images):
-        inside = (index, *map(slice, image.labels.shape))
+        inside = (index, *map(slice, image.where.shape))
         for array, values in zip(rows[:4], image[:4], strict=True):
             array[inside] = values
         rows.sizes[index] = image.sizes
@@ -197,11 +220,12 @@ def mean_of_images(score):
 
 def distances(a, b):
     """From each surface to the other; None where a mask is empty."""
-    cross = ndimage.generate_binary_structure(2, 1)
+    cross = ndimage.generate_binary_structure(a.ndim, 1)
     surfaces = [x & ~ndimage.binary_erosion(x, cross) for x in (a, b)]
     if not (a.any() and b.any()):
         return None
-    to_a, to_b = (ndimage.distance_transform_edt(~x) for x in surfaces)
+    spacing = SPACING[a.ndim]
+    to_a, to_b = (ndimage.distance_transform_edt(~x, sampling=spacing) for x in surfaces)
     return to_b[surfaces[0]], to_a[surfaces[1]]
 
 
@@ -210,26 +234,28 @@ def of_distances(score, *, overlap=False):
         found = distances(a, b)
         if found is not None:
             return score(*found)
-        missed = 0.0 if overlap else np.hypot(*a.shape)
+        missed = 0.0 if overlap else np.linalg.norm(np.multiply(a.shape, SPACING[a.ndim]))
         return missed if a.any() or b.any() else np.nan
 
     return mean_of_images(scored)
 
 
 def boundary_iou(a, b):
-    reach = max(1, round(0.02 * np.hypot(*a.shape)))
-    square = np.ones((2 * reach + 1,) * 2)
-    bands = [x & ~ndimage.binary_erosion(x, square) for x in (a, b)]
+    reach = max(1, round(0.02 * np.linalg.norm(a.shape)))
+    cube = np.ones((2 * reach + 1,) * a.ndim)
+    bands = [x & ~ndimage.binary_erosion(x, cube) for x in (a, b)]
     return ratio(np.sum(bands[0] & bands[1]), np.sum(bands[0] | bands[1]))
 
 
 def of_probabilities(score):
-    """The mean over pixels of a score of probabilities and one-hot labels."""
+    """The mean over pixels of a score of probabilities and labels, one-hot or a distribution."""
 
     def scored(images):
         logits, labels, _ = pixels(images)
         probs = special.softmax(logits.astype(np.float64), -1)
-        return nanmean(score(probs, labels[:, None] == np.arange(len(CLASSES))))
+        if labels.ndim == 1:
+            labels = labels[:, None] == np.arange(len(CLASSES))
+        return nanmean(score(probs, labels))
 
     return scored
 
@@ -363,8 +389,8 @@ DEFINITIONS = {
     "normalized_surface_dice": of_distances(
         lambda a, b: np.mean(np.array([*a, *b]) <= TOLERANCE), overlap=True
     ),
-    "negative_log_likelihood": of_probabilities(lambda p, y: -np.log(p[y])),
-    "bits_per_pixel": of_probabilities(lambda p, y: -np.log2(p[y])),
+    "negative_log_likelihood": of_probabilities(lambda p, y: -special.xlogy(y, p).sum(-1)),
+    "bits_per_pixel": of_probabilities(lambda p, y: -special.xlogy(y, p).sum(-1) / np.log(2)),
     "brier": of_probabilities(lambda p, y: np.sum((p - y) ** 2, -1)),
     "kl_divergence": of_probabilities(lambda p, y: special.rel_entr(y, p).sum(-1)),
     "loss": loss,
@@ -408,6 +434,19 @@ def images_of(name):
     return SEGMENTED if name in scores.SEGMENTS else IMAGES
 
 
+def assert_defined(found, name, images):
+    """What an evaluation says by a metric is its definition."""
+    define = DEFINITIONS[name]
+    wanted, by_image = define(images), [define([x]) for x in images]
+    if METRICS[name].by_class:
+        assert_near(found.by_class()[name], wanted, name)
+        assert_near(found.by_image_and_class()[name], by_image, name)
+        wanted, by_image = nanmean(wanted), list(map(nanmean, by_image))
+    assert_near(found.scores()[name], wanted, name)
+    assert_near(found.by_image()[name], by_image, name)
+    assert np.isfinite(wanted)
+
+
 @functools.cache
 def evaluated(kind):
     """All metrics of class masks with their probabilities, or of segments."""
@@ -428,15 +467,29 @@ def test_every_metric_has_a_definition():
 @pytest.mark.parametrize("name", METRICS)
 def test_scores_are_their_definitions(name):
     """Of the data set, of each image, and of each class in both."""
-    found, define, images = evaluation_of(name), DEFINITIONS[name], images_of(name)
-    wanted, by_image = define(images), [define([x]) for x in images]
-    if METRICS[name].by_class:
-        assert_near(found.by_class()[name], wanted, name)
-        assert_near(found.by_image_and_class()[name], by_image, name)
-        wanted, by_image = nanmean(wanted), list(map(nanmean, by_image))
-    assert_near(found.scores()[name], wanted, name)
-    assert_near(found.by_image()[name], by_image, name)
-    assert np.isfinite(wanted)
+    assert_defined(evaluation_of(name), name, images_of(name))
+
+
+def test_scores_of_volumes():
+    """Surfaces along three axes, of pixels that are not cubes."""
+    names = (*scores.CLASSES, "negative_log_likelihood", "loss", "expected_calibration_error")
+    found = evaluate(VOLUMETRIC, names, VOLUMES)
+    for name in names:
+        assert_defined(found, name, VOLUMETRIC)
+
+
+def test_scores_of_label_distributions():
+    """Losses take the whole distribution; what needs one class takes the likeliest, or first."""
+    of_losses = ("negative_log_likelihood", "bits_per_pixel", "brier", "kl_divergence", "loss")
+    others = ("mean_iou", "accuracy", "hausdorff", "expected_calibration_error", "auroc_of_errors")
+    found = evaluate(SOFT, (*of_losses, *others), TASK)
+    likeliest = [x._replace(labels=x.labels.argmax(-1)) for x in SOFT]
+    ties = np.sort(SOFT[0].labels, -1)
+    assert np.sum(ties[..., -1] == ties[..., -2]) > 50
+    for name in of_losses:
+        assert_defined(found, name, SOFT)
+    for name in others:
+        assert_defined(found, name, likeliest)
 
 
 def test_kappa_of_one_class_is_not_defined():

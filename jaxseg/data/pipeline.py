@@ -126,6 +126,7 @@ def example_spec(config: Data, *, training: bool) -> Batch:
     >>> spec.images.shape, spec.labels.dtype.name
     ((128, 128, 1), 'uint8')
     """
+    _check(config)
     size = config.patch_size if training and config.patch_size else config.image_size
     classes = (len(config.classes),) if targets.is_soft(config) else ()
     return Batch(
@@ -143,11 +144,10 @@ def make_loader(
 
     A draw of at least 0 is one for training, whose patch it decides.
     """
-    _check(config)
+    specs = {training: example_spec(config, training=training) for training in (False, True)}
     decode = _make_decode(source, config)
     if config.cache:
         decode = _cached(decode, source, config)
-    specs = {training: example_spec(config, training=training) for training in (False, True)}
 
     def load(index, draw=_WHOLE):
         training = draw != _WHOLE
@@ -187,6 +187,11 @@ class _Decoded(NamedTuple):
 
 def _check(config: Data) -> None:
     rank = len(config.image_size)
+    if rank not in (2, 3) or min(config.image_size) < 1:
+        raise DataError(
+            f"data.image_size is {config.image_size}, but must be (height, width), or (depth, "
+            "height, width) of volumes"
+        )
     if config.bits not in (8, 16):
         raise DataError(f"data.bits is {config.bits}, but must be 8 or 16")
     if config.unreadable not in ("stop", "skip"):
