@@ -13,6 +13,7 @@ import pytest
 from jaxseg import Batch, config, data, losses, optim, parallel, steps
 from jaxseg.data.pipeline import make_loader
 from jaxseg.evaluate import make_model
+from jaxseg.train import train
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -76,6 +77,48 @@ def test_config_builds_and_traces(page):
         f"loss/{name}" for name, *_ in run.loss
     }
     assert run.batch_size % 8 == 0, "must run on the 8 cores of a TPU host"
+
+
+REAL = {  # what makes the pages of real data small
+    "camvid": {
+        "data": {"image_size": (90, 120), "train_split": "train[:16]", "eval_split": "val[:2]"},
+        "augment": {"crop_size": (48, 64)},
+    },
+    "dsb2018": {
+        "data": {"split_by": "order", "train_split": "[:16]", "eval_split": "[16:18]"},
+        "augment": {"crop_size": (32, 32)},
+    },
+    "bsds500": {
+        "data": {"image_size": (121, 121), "split_by": "order", "train_split": "[:16]"},
+        "augment": {"crop_size": (64, 64)},
+    },
+    "msd_hippocampus": {"data": {"split_by": "order", "train_split": "[:16]"}},
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", REAL)
+def test_pages_of_real_data_train(name, shared_data, tmp_path):
+    """Two steps, an evaluation and a picture, of the page as it is but for sizes."""
+    if not (shared_data / name).is_dir():
+        pytest.skip(f"{shared_data / name} is absent")
+    run = load(next(p for p in PAGES if p.stem == name))
+    small = {"root": str(shared_data / name), "cache": "", "eval_split": "[16:18]"}
+    replaced = {
+        "data": dataclasses.replace(run.data, **{**small, **REAL[name]["data"]}),
+        "augment": dataclasses.replace(run.augment, **REAL[name].get("augment", {})),
+        "model": dataclasses.replace(run.model, widths=(4, 8)),
+        "optim": dataclasses.replace(run.optim, warmup_steps=1),
+    }
+    run = dataclasses.replace(
+        run, **replaced, steps=2, batch_size=8, eval_batch_size=2, log_every=1, pictures=1
+    )
+    scores = train(run, tmp_path / "run")
+    assert 0 < scores["val/loss"] < 10
+    assert 0 <= scores["val/mean_iou"] <= 1
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "loss" in x] == [1, 2]
+    assert (tmp_path / "run" / "pictures" / "step_0000002.png").is_file()
 
 
 def test_cityscapes_maps_label_ids_to_train_ids():

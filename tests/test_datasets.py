@@ -1,7 +1,9 @@
 """The embedded image, tensorflow-datasets by their keys, and folders of images and masks."""
 
+import dataclasses
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -153,6 +155,8 @@ def test_nuclei_are_the_published_sample(shared_data):
 PAGES = {  # the feature keys of data sets with masks
     "oxford_iiit_pet": {"channels": 3},
     "cityscapes": {"image": "image_left", "label": "segmentation_label", "channels": 3},
+    "lost_and_found": {"image": "image_left", "label": "segmentation_label", "channels": 3},
+    "caltech_birds2011": {"channels": 3},
 }
 
 
@@ -199,6 +203,19 @@ def test_tfds_examples_become_batches(name):
         np.testing.assert_array_equal(batch.labels[:5, :width], (mask == 3)[:, :width])
         np.testing.assert_array_equal(batch.where[:5, :width], (mask != 255)[:, :width])
         assert batch.where.sum() == (mask != 255)[:, :width].sum()
+
+
+def test_tfds_masks_that_are_decoded_as_colours():
+    """Grey masks whose feature has three channels, as those of ADE20K, are the one they repeat."""
+    mask = np.random.default_rng(0).integers(0, 151, (6, 8), np.uint8)
+    image = np.zeros((6, 8, 3), np.uint8)
+    examples = [{"image": image, "annotation": np.repeat(mask[..., None], 3, -1)}]
+    page = runpy.run_path(str(REPOSITORY / "configs" / "scene_parse150.py"))["get_config"]().data
+    page = dataclasses.replace(page, image_size=(6, 8))
+    with tfds.testing.mock_data(as_data_source_fn=lambda self, split: examples):
+        found = make_loader(open_source(page, "train"), page)(0)
+    np.testing.assert_array_equal(found.where, mask > 0)
+    np.testing.assert_array_equal(found.labels[mask > 0], mask[mask > 0] - 1)
 
 
 def mocked(image, mask, **page):
