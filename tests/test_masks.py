@@ -313,20 +313,6 @@ def test_examples_are_what_is_loaded(tmp_path):
     np.testing.assert_array_equal(compared[3], labels["a"])
 
 
-def test_the_slice_with_most_errors_stands_for_a_volume(tmp_path):
-    """Errors that don't count are none."""
-    labels, preds = np.zeros((2, 4, 6, 5), np.uint8)
-    preds[1, 0, :2] = 1
-    preds[3, 0, :3] = 1
-    preds[2] = 1
-    labels[2] = 255
-    options = {"suffixes": (".npy",) * 2, "ignore_label": 255}
-    masks = masks_of(tmp_path, {"a": preds}, {"a": labels}, **options)
-    ((_, where, found),) = masks.examples([0])
-    assert where.all()
-    np.testing.assert_array_equal(found, preds[3])
-
-
 GOOD = classes(8, 9)
 
 

@@ -569,6 +569,8 @@ def test_patches_of_votes_and_shares():
     [
         ({"patch_size": (8, 8, 8)}, "data.patch_size is .* must have 2 positive numbers"),
         ({"patch_size": (0, 8)}, "data.patch_size"),
+        ({"image_size": (8, 8, 8, 8)}, r"data.image_size is .* must be \(height, width\), or"),
+        ({"image_size": (0, 8)}, "data.image_size"),
         ({"spacing": (1.0,)}, "data.spacing"),
         ({"foreground": 1.5}, "data.foreground is 1.5"),
         ({"bits": 12}, "data.bits is 12"),
