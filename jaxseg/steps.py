@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -138,17 +139,51 @@ def make_eval_step(
     return eval_step
 
 
+def make_logits(
+    apply: Callable, *, temperature: float = 1.0, views: Sequence[Callable] = ()
+) -> Callable[[TrainState, Array], Array]:
+    """Makes `logits(state, images)`: the model's for normalised images, by the `temperature`.
+
+    Of several `views`, as `data.views` has them, it is the logarithm of the mean of the
+    probabilities: test-time augmentation.
+    """
+
+    def logits(state, images):
+        def one(images):
+            found, _ = apply(*state.eval_variables, images, train=False)
+            return found / temperature
+
+        if len(views) < 2:
+            return one(images)
+        alike = {}  # of one shape, which the model is compiled for once
+        for view in views:
+            seen = view(images)
+            alike.setdefault(seen.shape, []).append((view, seen))
+        total = -jnp.inf
+        for group in alike.values():
+            answers = lax.map(one, jnp.stack([seen for _, seen in group]))
+            for (view, _), answer in zip(group, answers, strict=True):
+                total = jnp.logaddexp(total, view.inverse(jax.nn.log_softmax(answer)))
+        return total - math.log(len(views))
+
+    return logits
+
+
 def make_predict(
-    apply: Callable, *, prepare: Callable[[Batch], Batch], temperature: float = 1.0
+    apply: Callable,
+    *,
+    prepare: Callable[[Batch], Batch],
+    temperature: float = 1.0,
+    views: Sequence[Callable] = (),
 ) -> Callable[[TrainState, Batch], Array]:
     """Makes `predict(state, batch) -> probs`, the class probabilities of each pixel.
 
-    Logits are divided by the `temperature`, as `temperature.fit` finds it.
+    They are those of `make_logits`, whose temperature is as `temperature.fit` finds it.
     """
+    logits = make_logits(apply, temperature=temperature, views=views)
 
     def predict(state, batch):
-        logits, _ = apply(*state.eval_variables, prepare(batch).images, train=False)
-        return jax.nn.softmax(logits / temperature)
+        return jax.nn.softmax(logits(state, prepare(batch).images))
 
     return predict
 

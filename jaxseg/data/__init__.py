@@ -13,6 +13,7 @@ from jaxseg.data.pipeline import (
     make_loader,
     train_positions,
 )
+from jaxseg.data.views import views
 
 __all__ = [
     "DataError",
@@ -29,4 +30,5 @@ __all__ = [
     "normalise",
     "open_source",
     "train_positions",
+    "views",
 ]
