@@ -1,6 +1,6 @@
 """Scores a run's best checkpoint, or predicted masks against labels, and compares two of either.
 
-    python -m jaxseg.evaluate --workdir=runs/mine
+    python -m jaxseg.evaluate --workdir=runs/mine [--views=flips]
     python -m jaxseg.evaluate --preds=masks --labels=truth --classes=background,nucleus
     python -m jaxseg.evaluate --compare runs/a runs/b
 
@@ -43,11 +43,14 @@ from jaxseg import (
     scores,
 )
 from jaxseg.config import Config
+from jaxseg.data.views import KINDS
 from jaxseg.scores import Evaluation
-from jaxseg.steps import TrainState, init_state, make_eval_step, make_predict
+from jaxseg.steps import TrainState, init_state, make_eval_step, make_logits, make_predict
 
 CONFIG_FILE = "config.json"
 TEMPERATURE_FILE = "temperature.json"
+# The fields of the data that say which pixels are scored, and as what.
+_OF_WHAT_IS_SCORED = ("masks", "label_map", "ignore_label", "border", "spacing", "image_size")
 _PAIRS = 2**24  # of segments, in the tables of the masks that are measured at once
 TRAINING = ("mean_iou", "accuracy", "loss")  # what is scored while training
 _OF_MASKS = ("mean_iou", "mean_dice", "accuracy")
@@ -88,7 +91,7 @@ class Evaluator:
     """Scores states on a split, every image once.
 
     Distances between surfaces are in the units of `data.spacing`, which volumes are then resampled
-    to, and else in pixels.
+    to, and else in pixels. Predictions are the means over the `views` of each image.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Evaluator:
         names: Sequence[str] = TRAINING,
         tolerance: float = 2.0,
         temperature: float = 1.0,
+        views: str = "none",
     ):
         self.config, self._runner, self._names = config, runner, tuple(names)
         self._batch_size = parallel.round_up(config.eval_batch_size)
@@ -108,9 +112,11 @@ class Evaluator:
         prepare = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
         self._prepare, self._loss = prepare, losses.weighted_sum(config.loss)
 
-        def logits(state, batch):
-            found, _ = model.apply(*state.eval_variables, batch.images, train=False)
-            return found / temperature
+        options = {
+            "temperature": temperature,
+            "views": data.views(views, len(config.data.image_size)),
+        }
+        logits = make_logits(model.apply, **options)
 
         def measure(state, logits, image):
             task = scores.Task(
@@ -124,20 +130,32 @@ class Evaluator:
             example = scores.Example(task, preds, image.labels, image.where, image.sizes, logits)
             return scores.measure(self._names, example)
 
-        measured = make_eval_step(logits, measure, axis_name=parallel.AXIS)
+        measured = make_eval_step(
+            lambda state, batch: logits(state, batch.images), measure, axis_name=parallel.AXIS
+        )
         self._step = runner.compile(
             lambda state, batch: measured(state, prepare(batch)), donate_state=False
         )
-        self._predict = jax.jit(make_predict(model.apply, prepare=prepare, temperature=temperature))
+        self._predict = jax.jit(make_predict(model.apply, prepare=prepare, **options))
 
-    def evaluation(self, state: TrainState, *, show: bool = False) -> Evaluation:
-        """What the metrics measure of each image; with `show`, a terminal shows the progress."""
+    def evaluation(
+        self,
+        state: TrainState,
+        *,
+        show: bool = False,
+        on_skip: Callable[[str], None] | None = None,
+    ) -> Evaluation:
+        """What the metrics measure of each image; with `show`, a terminal shows the progress.
+
+        `on_skip` is told what could not be read, where data.unreadable is "skip": an image of which
+        no pixel counts.
+        """
         host, hosts = parallel.host()
         positions = data.eval_positions(
             len(self.source), batch_size=self._batch_size, host=host, hosts=hosts
         )
         rows = []
-        batches = data.batches(self.source, positions, self.config.data)
+        batches = data.batches(self.source, positions, self.config.data, on_skip=on_skip)
         if show:
             batches = report.progress(batches, len(positions), "images")
         for batch in batches:
@@ -152,12 +170,14 @@ class Evaluator:
             statistics={key: np.concatenate([row[key] for row in rows])[:count] for key in rows[0]},
         )
 
-    def scores(self, state: TrainState) -> dict[str, float | None]:
+    def scores(
+        self, state: TrainState, *, on_skip: Callable[[str], None] | None = None
+    ) -> dict[str, float | None]:
         """The scores under the names of metrics.jsonl; None for a class that does not occur.
 
         The loss is the mean of the images' losses, weighted by their pixels that count.
         """
-        found = self.evaluation(state)
+        found = self.evaluation(state, on_skip=on_skip)
         by_name, by_class = found.scores(), found.by_class()["mean_iou"]
         values = np.sum(found.statistics["loss"], 0, dtype=np.float64)
         terms = values[:, 0] / np.maximum(values[:, 1], 1)
@@ -327,8 +347,14 @@ def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
         names=names,
         tolerance=args.tolerance,
         temperature=run.temperature,
+        views=args.views,
     )
-    return evaluator, evaluator.evaluation(run.state, show=parallel.is_primary())
+
+    def on_skip(why):
+        print(f"skipped, and not scored: {why}", file=sys.stderr)
+
+    found = evaluator.evaluation(run.state, show=parallel.is_primary(), on_skip=on_skip)
+    return evaluator, found
 
 
 def _of_folder(preds: str, names: Sequence[str]) -> tuple[data.MaskFolders, Evaluation]:
@@ -387,6 +413,7 @@ def _score(console: Console) -> None:
             "step": run.step,
             "split": split,
             "temperature": run.temperature,
+            "views": args.views,
         }
         title = f"Best checkpoint: step {run.step}"
         output = run.workdir / "evaluation" / re.sub(r"[^\w.-]+", "_", split)
@@ -413,7 +440,9 @@ def _compare(console: Console) -> None:
     if args.labels:
         found = [_of_folder(side, names)[1] for side in sides]
     else:
-        found = [_of_run(open_run(side), names)[1] for side in sides]
+        runs = [open_run(side) for side in sides]
+        names = _comparable(names, runs)
+        found = [_of_run(run, names)[1] for run in runs]
     if found[0].images != found[1].images or found[0].classes != found[1].classes:
         raise ValueError(
             f"{sides[0]} and {sides[1]} were not scored on the same images and classes "
@@ -429,9 +458,32 @@ def _compare(console: Console) -> None:
     console.print(f"{path}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _comparable(names: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
+    """The metrics that two runs can be compared by; an error unless both score the same pixels."""
+    for field in _OF_WHAT_IS_SCORED:
+        values = [getattr(run.config.data, field) for run in runs]
+        if values[0] != values[1]:
+            raise ValueError(
+                f"{runs[0].workdir} has data.{field} {values[0]!r} and {runs[1].workdir} "
+                f"{values[1]!r}, so that their scores are not of the same pixels; train both with "
+                "one, or compare folders of their masks"
+            )
+    if runs[0].config.loss == runs[1].config.loss:
+        return tuple(names)
+    if flags.FLAGS.metrics and "loss" in names:
+        raise ValueError(
+            "--metrics has loss, but the two runs were trained with different losses, which can't "
+            "be compared; choose one that means the same for both, such as negative_log_likelihood"
+        )
+    return tuple(name for name in names if name != "loss")
+
+
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The directory of the run to score.")
     flags.DEFINE_string("split", None, "What to score it on. [its data.eval_split]")
+    flags.DEFINE_enum(
+        "views", "none", KINDS, "A run's predictions are means over these views of each image."
+    )
     flags.DEFINE_string("preds", None, "A folder of predicted masks to score instead of a run.")
     flags.DEFINE_string("labels", None, "The folder of their labels, of the same file names.")
     flags.DEFINE_list("classes", [], "The names of the classes of masks, in order: a,b,c.")
@@ -446,13 +498,19 @@ def define_flags() -> None:
         "\n  ".join(["Some of these. [the usual ones for what is scored]", *known]),
     )
     flags.DEFINE_float(
-        "tolerance", 2.0, "Of normalized_surface_dice, in pixels or in the units of NIfTI files."
+        "tolerance",
+        2.0,
+        "Of normalized_surface_dice, in pixels, or in the units of NIfTI files or data.spacing.",
     )
     flags.DEFINE_integer("bootstrap", 1000, "Resamplings of the images, for intervals.")
     flags.DEFINE_multi_string(
         "compare", None, "A B: two runs, or with --labels two folders of masks."
     )
-    flags.DEFINE_string("output", None, "Where the report goes. [evaluation/ in the workdir]")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Where the report goes. [evaluation/ in the workdir; else a folder in runs/]",
+    )
     flags.DEFINE_integer("batch_size", 8, "Masks measured at a time.")
     cli.define_process_flags()
 
@@ -495,6 +553,8 @@ def _check(args: flags.FlagValues) -> None:
         cli.fail("--classes and --ignore_label go with --labels; a run's are those of its config")
     if not all(args.classes):
         cli.fail("--classes has an empty name; write them as in --classes=background,nucleus")
+    if args.labels and args.views != "none":
+        cli.fail("--views goes with runs; masks are as they were predicted")
     if args.labels and args.split:
         cli.fail("--split goes with runs; of folders all masks are scored")
     if args.bootstrap < 0 or args.batch_size < 1 or not args.tolerance >= 0:

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg import parallel
+from jaxseg.config import Config, Data, Model
 from jaxseg.data import views
+from jaxseg.evaluate import Evaluator, make_init, make_model
 from jaxseg.steps import make_logits, make_predict
 
 
@@ -82,3 +85,21 @@ def test_certain_predictions_stay_finite():
     images = np.full((1, 2, 2, 1), 1e4, np.float32)
     logits = make_logits(lopsided, views=views("flips", 2))(STATE, images)
     assert np.isfinite(logits).all()
+
+
+def test_evaluation_of_views():
+    """What is scored, and drawn, is the mean of what the model says of each view."""
+    run = Config(data=Data(image_size=(32, 32)), model=Model(widths=(2, 4)), eval_batch_size=8)
+    model = make_model(run)
+    state = parallel.replicate(make_init(run, model)())
+    plain, flipped = (
+        Evaluator(run, model, parallel.make_runner("shard_map"), names=("accuracy",), views=kind)
+        for kind in ("none", "flips")
+    )
+    confusions = flipped.evaluation(state).statistics["confusion"]
+    examples = flipped.examples(state, range(len(confusions)))
+    for confusion, (_, labels, where, probs) in zip(confusions, examples, strict=True):
+        right = (probs.argmax(-1) == labels) & where
+        assert np.trace(confusion) == right.sum() > 0
+    ((*_, alone),) = plain.examples(state, [len(confusions) - 1])
+    assert np.abs(alone - probs).max() > 1e-4
