@@ -19,6 +19,7 @@ _CAPTION = 18  # pixels of height
 _GAP = 4
 _TILE = 176  # pixels of the longer side of an image in a contact sheet
 _SMALLEST = 192  # panels are enlarged to this side, so that small images can be seen
+_LARGEST = 1024  # but not so that the other side is longer than this
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "classes 3"]:
@@ -48,16 +49,17 @@ def panels(
 
     Pixels that don't count are grey in the label. Of a volume it is the slice along the first axis
     that has most of what is labelled other than class 0. Where labels are amounts of each class,
-    colours are mixed by their shares. The image's contrast is stretched for display; the entropy's
-    scale is fixed, so pictures of different steps compare.
+    colours are mixed by their shares, and those of the prediction by its probabilities. The image's
+    contrast is stretched for display; the entropy's scale is fixed, so pictures of different steps
+    compare.
     """
-    colours = palette(len(classes))
+    colours, soft = palette(len(classes)), labels.ndim > where.ndim
     labelled = where * _foreground(labels, where.ndim)
     place, (image, labels, where, probs) = _sliced(labelled, image, labels, where, probs)
     row = [
         (f"image{place}", _display(image)),
         ("label", np.where(where[..., None], _drawn(labels, colours), np.uint8(IGNORED))),
-        ("prediction", colours[probs.argmax(-1)]),
+        ("prediction", _drawn(probs if soft else probs.argmax(-1), colours)),
         (f"entropy, 0..{np.log(len(classes)):.2f} nats", _heat(probs)),
     ]
     return _beside(row)
@@ -75,8 +77,8 @@ def comparison(
 
     Without an image the colours stand alone, and without probabilities the entropy is left out.
     Wrong pixels are red, and those that don't count grey; a pixel of amounts is right if the
-    prediction is the class with most. Of a volume it is the slice along the first axis with most
-    wrong pixels, or if none are, as in `panels`.
+    prediction is the class with most. Colours are mixed as in `panels`, and so is the slice of a
+    volume chosen, but it is the one with most wrong pixels if there are any.
     """
     colours = palette(num_classes)
     soft = labels.ndim > where.ndim
@@ -92,7 +94,7 @@ def comparison(
     label = np.where(where[..., None], _over(shown, colours, labels), np.uint8(IGNORED))
     row = [
         (f"label{place}", label),
-        ("prediction", _over(shown, colours, preds)),
+        ("prediction", _over(shown, colours, probs if soft and probs is not None else preds)),
         ("wrong pixels", np.where(where[..., None], errors, np.uint8(IGNORED))),
     ]
     if probs is not None:
@@ -234,7 +236,8 @@ def _display(image: np.ndarray) -> np.ndarray:
 
 def _beside(row: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     """Pictures of one size with their captions."""
-    enlarge = max(1, -(-_SMALLEST // min(row[0][1].shape[:2])))
+    sides = row[0][1].shape[:2]
+    enlarge = max(1, min(-(-_SMALLEST // min(sides)), _LARGEST // max(sides)))
     return np.concatenate([_captioned(text, picture, enlarge) for text, picture in row], 1)
 
 

@@ -20,7 +20,8 @@ from rich.console import Console
 from scipy import ndimage, optimize, special
 from test_train import FORKS, Run, enter, make_config, of_two, one_error_line
 
-from jaxseg import evaluate, parallel, scorecard, scores, temperature
+from jaxseg import data, evaluate, parallel, pictures, scorecard, scores, temperature
+from jaxseg.config import Config, Data, Model
 from jaxseg.scores import METRICS, Evaluation
 from jaxseg.train import train
 
@@ -750,6 +751,121 @@ def test_slopes_of_label_distributions():
     sharpness = np.array([0.1, 1.0, 3.0], np.float32)
     probs = special.softmax(sharpness[:, None, None, None] * logits.astype(np.float64), -1)
     wanted = np.sum((probs - shares) * logits, (1, 2, 3))
+# Volumes, and the votes of several annotators.
+
+
+class Voted:
+    """Volumes of 16 bits that three annotators have labelled, of pixels that are not cubes."""
+
+    SPACING = (2.0, 1.0, 0.5)
+    SHAPES = ((4, 6, 8), (3, 5, 8), (4, 6, 8))
+
+    def __len__(self):
+        return len(self.SHAPES)
+
+    def __getitem__(self, index):
+        shape = self.SHAPES[index]
+        votes = np.stack([blobs(10 * index + k, shape) for k in (0, 0, 1)])
+        votes[2, 0, 0, 0] = 255
+        if index == 1:
+            votes[:, 0, 1:3] = 255
+        noise = np.random.default_rng(index).integers(0, 10_000, shape)
+        image = (20_000 * votes.astype(np.int64).mean(0) % 60_000 + noise).astype(np.uint16)
+        return data.Example(image[..., None], votes, self.SPACING)
+
+    def name(self, index):
+        return f"volume {index}"
+
+
+@pytest.fixture(scope="module")
+def voted():
+    """An evaluator of a model of volumes, a state, and what that predicts of each volume."""
+    config = Config(
+        pictures=2,
+        loss=(("cross_entropy", 1.0), ("brier", 0.5)),
+        data=Data(
+            name="folder",
+            masks="votes",
+            classes=("a", "b", "c"),
+            bits=16,
+            image_size=(4, 6, 8),
+            spacing=Voted.SPACING,
+        ),
+        model=Model(widths=(4, 4), norm="group"),
+    )
+    names = (*evaluate.TRAINING, "average_surface_distance", "negative_log_likelihood", "brier")
+    names = (*names, "kl_divergence", "expected_calibration_error")
+    model = evaluate.make_model(config)
+    state = jax.jit(evaluate.make_init(config, model))()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_source", lambda *_: Voted())
+        evaluator = evaluate.Evaluator(config, model, parallel.make_runner("pmap"), names=names)
+    return evaluator, parallel.replicate(state)
+
+
+def test_volumes_of_several_annotators(voted):
+    """Losses take the shares of the votes; what needs one class takes that with most, or first."""
+    evaluator, state = voted
+    source = evaluator.source
+    examples = list(evaluator.examples(state, range(len(source))))
+    wanted = {name: [] for name in ("nll", "brier", "kl", "right", "distances")}
+    confusion = np.zeros((3, 3), int)
+    for index, (image, amounts, where, probs) in enumerate(examples):
+        stored, votes, spacing = source[index]
+        inside = tuple(map(slice, votes.shape[1:]))
+        np.testing.assert_array_equal(image[inside], stored)
+        numbers = np.stack([(votes == c).sum(0) for c in range(3)], -1)
+        np.testing.assert_array_equal(amounts[inside], numbers)
+        np.testing.assert_array_equal(where[inside], numbers.any(-1))
+        assert where.sum() == numbers.any(-1).sum() > 100
+        counts_here = numbers.any(-1)
+        q = probs[inside][counts_here].astype(np.float64)
+        p = numbers[counts_here] / numbers[counts_here].sum(-1, keepdims=True)
+        wanted["nll"].append(-special.xlogy(p, q).sum(-1))
+        wanted["brier"].append(((p - q) ** 2).sum(-1))
+        wanted["kl"].append(special.rel_entr(p, q).sum(-1))
+        labels, preds = numbers.argmax(-1), probs[inside].argmax(-1)
+        wanted["right"].append((labels == preds)[counts_here])
+        np.add.at(confusion, (labels[counts_here], preds[counts_here]), 1)
+        masks = [[(x == c) & counts_here for x in (preds, labels)] for c in range(3)]
+        wanted["distances"].append([surface_distance(*pair, spacing) for pair in masks])
+    found = evaluator.evaluation(state)
+    scored = found.scores()
+    pixels = {name: np.concatenate(x) for name, x in wanted.items()}
+    for name, key in (
+        *(("negative_log_likelihood", "nll"), ("brier", "brier"), ("kl_divergence", "kl")),
+        ("accuracy", "right"),
+    ):
+        assert scored[name] == pytest.approx(pixels[key].mean(), rel=1e-5), name
+    assert scored["loss"] == pytest.approx(np.mean(pixels["nll"] + pixels["brier"] / 2), rel=1e-5)
+    np.testing.assert_array_equal(found.statistics["confusion"].sum(0), confusion)
+    by_class = found.by_class()["average_surface_distance"]
+    np.testing.assert_allclose(by_class, np.nanmean(wanted["distances"], 0), rtol=1e-5)
+    assert set(evaluator.scores(state)) >= {"val/loss", "val/loss/brier", "val/loss/cross_entropy"}
+
+
+def surface_distance(a, b, spacing):
+    """The mean over both surfaces; the diagonal where one has none."""
+    if not (a.any() and b.any()):
+        return np.linalg.norm(np.multiply(a.shape, spacing)) if a.any() or b.any() else np.nan
+    cross = ndimage.generate_binary_structure(3, 1)
+    surfaces = [x & ~ndimage.binary_erosion(x, cross) for x in (a, b)]
+    to_a, to_b = (ndimage.distance_transform_edt(~x, sampling=spacing) for x in surfaces)
+    return np.mean([*to_b[surfaces[0]], *to_a[surfaces[1]]])
+
+
+def test_pictures_of_volumes_of_several_annotators(voted, tmp_path):
+    """While training, and of the best and the worst in the report."""
+    evaluator, state = voted
+    classes = evaluator.config.data.classes
+    shown = [pictures.panels(*x, classes) for x in evaluator.examples(state, (0, 2))]
+    np.testing.assert_array_equal(evaluator.picture(state), pictures.sheet(shown, classes))
+    found = evaluator.evaluation(state)
+    examples = functools.partial(evaluator.compared, state)
+    scorecard.write(tmp_path, found, scorecard.summary(found, {}, samples=0), "volumes", examples)
+    assert len(read_page(tmp_path / "report.html").pictures()) == 2
+
+
     np.testing.assert_allclose(temperature.slopes(logits, shares, sharpness), wanted, rtol=1e-4)
     hot = np.eye(3, dtype=np.float32)[labels % 2]
     ruled_out = np.where(np.arange(3) == 2, -np.inf, logits)

@@ -86,7 +86,8 @@ def test_amounts_are_drawn_as_mixtures_of_colours():
     image, _, _, probs = example((2, 2))
     amounts = np.array([[[4, 0, 0], [1, 3, 0]], [[0, 0, 2], [0, 2, 2]]], np.uint8)
     where = np.ones((2, 2), bool)
-    shown, label, *_ = split(pictures.panels(image, amounts, where, probs, CLASSES), 4)
+    shown, label, mixed, _ = split(pictures.panels(image, amounts, where, probs, CLASSES), 4)
+    np.testing.assert_allclose(pixels_of(mixed, (2, 2)), probs @ pictures.palette(3), atol=1)
     _, inside, border = pictures.palette(3).astype(float)
     wanted = np.array([[0 * inside, 0.75 * inside], [border, inside / 2 + border / 2]])
     np.testing.assert_allclose(pixels_of(label, (2, 2)), wanted, atol=1)
@@ -103,6 +104,10 @@ def test_amounts_are_drawn_as_mixtures_of_colours():
     np.testing.assert_array_equal(pixels_of(pred, (2, 2)), shown)
     red = (pixels_of(wrong, (2, 2)) == (220, 30, 30)).all(-1)
     np.testing.assert_array_equal(red, [[False, True], [True, True]])
+
+    row = pictures.comparison(image, amounts, where, preds, probs, 3)
+    wanted = shown * (1 + probs[..., :1]) / 2 + probs @ pictures.palette(3) / 2
+    np.testing.assert_allclose(pixels_of(split(row, 4)[1], (2, 2)), wanted, atol=2)
 
 
 def test_images_of_16_bits_are_shown_as_those_of_8():
