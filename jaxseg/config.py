@@ -66,7 +66,7 @@ class Augment:
     gamma: float = 0.0  # an exponent between 1 / (1 + this) and 1 + this, of values in 0..1
     noise: float = 0.0  # Gaussian, at most this many standard deviations
     blur: float = 0.0  # Gaussian, of a width of at most this many pixels
-    cutout: float = 0.0  # a square of at most this share of each side becomes 0
+    cutout: float = 0.0  # a box of at most this share of each side becomes 0
     cutmix: float = 0.0  # the probability that a rectangle is another image's
     classmix: float = 0.0  # the probability that half of the classes of another image are pasted
     copy_paste: float = 0.0  # the probability that what is not class 0 of another image is pasted

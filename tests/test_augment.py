@@ -641,7 +641,7 @@ def in_parts(run, parts):
 
 
 def by_devices(function):
-    mesh = jax.make_mesh((8,), ("replicas",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("replicas",))
     split = jax.sharding.PartitionSpec("replicas")
     mapped = jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split)
     return jax.jit(mapped, **QUICK)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg import Batch
 from jaxseg.config import Augment
@@ -157,7 +157,7 @@ def test_eight_devices_mix_as_one(how, rows):
         found = jax.pmap(function, axis_name="replicas")(*split)
         found = jax.tree.map(lambda x: np.asarray(x).reshape(rows, *x.shape[2:]), found)
     else:
-        mesh = jax.make_mesh((8,), ("replicas",), axis_types=(AxisType.Auto,))
+        mesh = Mesh(np.array(jax.devices()), ("replicas",))
         spec = PartitionSpec("replicas")
         mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
         found = jax.jit(mapped, **QUICK)(batch, keys)

@@ -47,6 +47,13 @@ def augment(
 
     Images are normalised by the statistics that they had before; pixels from outside are 0 and
     don't count. With nothing to change, this is `normalise`.
+
+    >>> pixels = np.array([10, 20, 30, 40], np.uint8).reshape(1, 2, 2, 1)
+    >>> batch = Batch(pixels, pixels[..., 0], np.ones((1, 2, 2), bool))
+    >>> half = jax.jit(lambda batch, keys: augment(batch, keys, Augment(scale=(0.5, 0.5))))
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> int(half(batch, keys).where.sum())  # of four pixels
+    1
     """
     _check(batch, config)
     rank = batch.where.ndim - 1
@@ -88,43 +95,45 @@ def _affine(key, extent: Int[Array, " rank"], size: tuple[int, ...], config: Aug
     stays at the beginning of it, and one that is not square loses nothing that there is room for.
     """
     rank = len(size)
-    keys = iter(jax.random.split(key, 8))
-    turns = jax.random.randint(next(keys), (), 0, 4, jnp.int32) * config.rotate90
+    turn, crop, flip, rotate, shear, magnify, move = jax.random.split(key, 7)
+    turns = jax.random.randint(turn, (), 0, 4, jnp.int32) * config.rotate90
     swapped = jnp.array([*range(rank - 2), rank - 1, rank - 2])
 
     def turned(sides):
         return jnp.where(turns % 2 == 1, sides[swapped], sides)
 
     seen = jnp.minimum(turned(extent), jnp.array(size, jnp.int32))
-    start = jax.random.randint(next(keys), (rank,), 0, extent - turned(seen) + 1, jnp.int32)
-    source = start + (turned(seen) - 1) / 2
-    centre = (seen - 1) / 2
+    start = jax.random.randint(crop, (rank,), 0, extent - turned(seen) + 1, jnp.int32)
+    source = start + 0.5 * (turned(seen) - 1).astype(jnp.float32)
+    centre = 0.5 * (seen - 1).astype(jnp.float32)
 
     # Exact sines and cosines, so that right angles move pixels without blurring them.
-    cosine, sine = jnp.array([1.0, 0, -1, 0])[turns], jnp.array([0.0, 1, 0, -1])[turns]
+    cosine, sine = jnp.array([[1, 0, -1, 0], [0, 1, 0, -1]], jnp.float32)[:, turns]
     matrix = _rotation(cosine, sine, rank, rank - 2, rank - 1)
     flips = (config.flip_depth, config.flip_vertical, config.flip_horizontal)[-rank:]
-    signs = jnp.where(jax.random.bernoulli(next(keys), 0.5, (rank,)) & jnp.array(flips), -1.0, 1.0)
-    matrix = matrix * signs[None]
-    angles, shears = next(keys), next(keys)
+    flipped = jax.random.bernoulli(flip, 0.5, (rank,)) & jnp.array(flips)
+    matrix = matrix * jnp.where(flipped, -1.0, 1.0).astype(jnp.float32)[None]
+
     pairs = list(itertools.combinations(range(rank), 2))
     if config.rotate:
-        for (i, j), angle in zip(
-            pairs, _uniform(angles, math.radians(config.rotate), (len(pairs),)), strict=True
-        ):
-            matrix = _product(matrix, _rotation(jnp.cos(angle), jnp.sin(angle), rank, i, j))
+        angles = _uniform(rotate, math.radians(config.rotate), (len(pairs),))
+        for axes, angle in zip(pairs, angles, strict=True):
+            matrix = _product(matrix, _rotation(jnp.cos(angle), jnp.sin(angle), rank, *axes))
     if config.shear:
-        tangents = jnp.tan(_uniform(shears, math.radians(config.shear), (len(pairs),)))
-        for (i, j), tangent in zip(pairs, tangents, strict=True):
-            matrix = _product(matrix, jnp.eye(rank).at[j, i].set(tangent))
-    magnify, move = next(keys), next(keys)
+        angles = _uniform(shear, math.radians(config.shear), (len(pairs),))
+        for (i, j), angle in zip(pairs, angles, strict=True):
+            matrix = _product(matrix, _identity(rank).at[j, i].set(jnp.tan(angle)))
     if tuple(config.scale) != (1.0, 1.0):
         low, high = map(math.log, config.scale)
         factor = jnp.exp(-jax.random.uniform(magnify, (), jnp.float32, low, high))
-        matrix = _product(matrix, factor * jnp.eye(rank))
+        matrix = _product(matrix, factor * _identity(rank))
     if config.translate:
         centre = centre + seen * _uniform(move, config.translate, (rank,))
     return matrix, source - _product(matrix, centre)
+
+
+def _identity(rank: int) -> Float[Array, "rank rank"]:
+    return jnp.eye(rank, dtype=jnp.float32)
 
 
 def _product(a, b):
@@ -133,7 +142,7 @@ def _product(a, b):
 
 def _rotation(cosine, sine, rank: int, i: int, j: int) -> Float[Array, "rank rank"]:
     """The rotation in the plane of two axes."""
-    matrix = jnp.eye(rank).at[i, i].set(cosine).at[j, j].set(cosine)
+    matrix = _identity(rank).at[i, i].set(cosine).at[j, j].set(cosine)
     return matrix.at[i, j].set(-sine).at[j, i].set(sine)
 
 
@@ -153,7 +162,7 @@ def _coloured(key, image: Float[Array, "*pixels channels"], unit: float, config:
         factor = 1.0 + _uniform(amount, config.saturation)
         turn = _uniform(angle, 2 * math.pi * config.hue)
         change = _rotation(jnp.cos(turn), jnp.sin(turn), 3, 1, 2)
-        change = change * jnp.stack([jnp.ones(()), factor, factor])[None]
+        change = change.at[1:, 1:].multiply(factor)
         into, back = jnp.asarray(_YIQ, jnp.float32), jnp.asarray(np.linalg.inv(_YIQ), jnp.float32)
         image = _product(image, _product(_product(back, change), into).T)
     return image
@@ -229,10 +238,9 @@ def _check(batch: Batch, config: Augment) -> None:
         )
     if config.flip_depth and rank != 3:
         raise ValueError("augment.flip_depth is for volumes, but images have two axes; unset it")
-    crop, size = tuple(config.crop_size), batch.where.shape[1:]
-    if crop and (
-        len(crop) != rank or any(not 1 <= c <= s for c, s in zip(crop, size, strict=True))
-    ):
+    size = batch.where.shape[1:]
+    crop = tuple(config.crop_size) or size
+    if len(crop) != rank or not all(1 <= c <= s for c, s in zip(crop, size, strict=True)):
         raise ValueError(
             f"augment.crop_size is {crop}, but images are {size}; crop at most the whole image"
         )

@@ -34,6 +34,12 @@ def mix(
 
     Pixels come with their label and `where`; the last two paste none that does not count. The class
     of a distribution is its most probable one.
+
+    >>> labels = jnp.array([[[0, 0]], [[0, 7]]])
+    >>> batch = Batch(jnp.zeros((2, 1, 2, 3)), labels, jnp.ones((2, 1, 2), bool))
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> mix(batch, keys, Augment(copy_paste=1.0)).labels.tolist()
+    [[[0, 7]], [[0, 7]]]
     """
     wanted = [name for name in OPTIONS if getattr(config, name)]
     if not wanted:

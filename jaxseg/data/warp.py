@@ -121,6 +121,9 @@ def smooth_field(
     """The cubic B-spline of control points that are `spacing` pixels apart, at all pixels.
 
     The control points of an axis are `control_points(side, spacing)`, the second one at pixel 0.
+
+    >>> smooth_field(jnp.array([[0.0, 6.0, 0.0, 0.0]]), (2,), 2).round(4).tolist()  # 4/6, 23/48
+    [[4.0, 2.875]]
     """
     for side in size:
         # Replaces the first axis of control points by one of pixels, behind all others. What a
