@@ -238,6 +238,7 @@ class Run(NamedTuple):
     step: int
     state: TrainState
     temperature: float  # that its logits are divided by
+    fitted_to: str | None  # the split whose images say so
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
@@ -254,20 +255,20 @@ def open_run(workdir: str | os.PathLike) -> Run:
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     step, state = saved.restore_best(jax.eval_shape(make_init(run, model)))
     saved.close()
-    return Run(workdir, run, model, step, parallel.replicate(state), _temperature(workdir, step))
+    return Run(workdir, run, model, step, parallel.replicate(state), *_temperature(workdir, step))
 
 
-def _temperature(workdir: pathlib.Path, step: int) -> float:
-    """The temperature that was fitted to this checkpoint, and 1 if none was."""
+def _temperature(workdir: pathlib.Path, step: int) -> tuple[float, str | None]:
+    """The temperature that was fitted to this checkpoint, and to which split; 1 if none was."""
     path = workdir / TEMPERATURE_FILE
     if not path.is_file():
-        return 1.0
+        return 1.0, None
     try:
         fitted = json.loads(path.read_text())
         value = float(fitted["temperature"])
         if not 0 < value < math.inf:
             raise ValueError(f"a temperature of {value}")
-        return value if fitted["step"] == step else 1.0
+        return (value, str(fitted["split"])) if fitted["step"] == step else (1.0, None)
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, or fit it again") from error
 
@@ -413,6 +414,7 @@ def _score(console: Console) -> None:
             "step": run.step,
             "split": split,
             "temperature": run.temperature,
+            "temperature_fitted_to": run.fitted_to,
             "views": args.views,
         }
         title = f"Best checkpoint: step {run.step}"
@@ -428,10 +430,16 @@ def _score(console: Console) -> None:
         return
     summary = scorecard.summary(found, facts, samples=args.bootstrap)
     console.print(*scorecard.tables(summary, title))
+    if args.workdir and run.fitted_to == split:
+        _say(
+            console,
+            f"The temperature was fitted to {split}, so that scores of probabilities flatter it "
+            "here; --split names others.",
+        )
     output = pathlib.Path(args.output or output)
     scorecard.write(output, found, summary, title, examples)
     for name in scorecard.FILES:
-        console.print(f"{output / name}", soft_wrap=True, highlight=False, markup=False)
+        _say(console, f"{output / name}")
 
 
 def _compare(console: Console) -> None:
@@ -455,7 +463,11 @@ def _compare(console: Console) -> None:
     console.print(scorecard.comparison(differences, sides, len(found[0].images)))
     output = pathlib.Path(args.output or time.strftime("runs/%Y%m%d-%H%M%S-comparison"))
     path = scorecard.write_comparison(output, differences, sides)
-    console.print(f"{path}", soft_wrap=True, highlight=False, markup=False)
+    _say(console, f"{path}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _comparable(names: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:

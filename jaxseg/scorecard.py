@@ -260,7 +260,7 @@ def _data(picture: np.ndarray) -> str:
     """A picture as the address of itself."""
     image = Image.fromarray(picture)
     scale = min(1.0, 4 * _LARGEST / image.width)
-    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    image = image.resize([max(1, round(side * scale)) for side in image.size])
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

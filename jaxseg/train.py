@@ -177,7 +177,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 report.training(step, values, speed, waited, eta)
             scores = None
             if evaluates:
-                scores = evaluator.scores(state)
+                scores = evaluator.scores(state, on_skip=report.skipped)
                 report.evaluation(step, scores)
                 if primary and config.pictures:
                     report.picture(step, evaluator.picture(state))

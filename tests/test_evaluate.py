@@ -468,6 +468,7 @@ def test_run_by_all_metrics(scored_run, workdirs):
     assert "Best checkpoint: step 10" in printed
     summary = json.loads((directory / "summary.json").read_text())
     facts = {"run": str(workdirs[0]), "step": 10, "split": "[8:]", "temperature": 1.0}
+    facts["temperature_fitted_to"] = None
     assert {name: summary[name] for name in facts} == facts
     assert summary["images"] == 5
     found = {name: entry["value"] for name, entry in summary["metrics"].items()}
@@ -652,13 +653,50 @@ def test_bad_arguments(kind, refused):
 
 def test_other_images_are_not_compared(workdirs, tmp_path):
     """Runs of other data are no pairs."""
+    other = other_run(workdirs, tmp_path, lambda x: x["data"].update(eval_split="[9:]"))
+    line = run(tmp_path / "out", "--compare", workdirs[0], other, code=2)
+    assert "were not scored on the same images and classes (5 and 4 images)" in line
+
+
+def other_run(workdirs, tmp_path, change):
+    """A copy of the second run whose config is said to be another."""
     other = tmp_path / "other"
     shutil.copytree(workdirs[1], other)
     config = json.loads((other / "config.json").read_text())
-    config["data"]["eval_split"] = "[9:]"
+    change(config)
     (other / "config.json").write_text(json.dumps(config))
+    return other
+
+
+def test_other_pixels_are_not_compared(workdirs, tmp_path):
+    """Where images are scaled otherwise, distances are in other units."""
+    other = other_run(workdirs, tmp_path, lambda x: x["data"].update(image_size=[8, 8]))
     line = run(tmp_path / "out", "--compare", workdirs[0], other, code=2)
-    assert "were not scored on the same images and classes (5 and 4 images)" in line
+    assert "data.image_size (32, 32)" in line
+    assert "(8, 8)" in line
+    assert "not of the same pixels" in line
+
+
+def test_other_losses_are_not_compared(workdirs, tmp_path):
+    """The loss is left out of the usual metrics, and refused where it is asked for."""
+    other = other_run(workdirs, tmp_path, lambda x: x.update(loss=[["cross_entropy", 1.0]]))
+    args = "--compare", workdirs[0], other, "--bootstrap=9", f"--output={tmp_path / 'c'}"
+    line = run(tmp_path / "out", *args, "--metrics=mean_iou,loss", code=2)
+    assert "different losses" in line
+    printed = run(tmp_path / "more", *args)
+    assert "mean_iou" in printed
+    assert not re.search(r"\bloss\b", printed)
+
+
+def test_flat_images_are_drawn(tmp_path):
+    """One row of thousands of pixels is neither enlarged beyond measure nor scaled to nothing."""
+    labels = np.zeros((1, 6000), np.uint8)
+    labels[0, ::7] = 1
+    for place in ("preds", "labels"):
+        save(tmp_path / place / "a.png", labels)
+    places = [f"--{x}={tmp_path / x}" for x in ("preds", "labels")]
+    run(tmp_path / "out", *places, "--classes=a,b", f"--output={tmp_path / 'report'}")
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 # Scorecards of odd evaluations.
@@ -713,44 +751,6 @@ def test_scores_that_differ_by_rounding(tmp_path):
     assert len(read_page(tmp_path / "report.html").pictures()) == 2
 
 
-# The temperature.
-
-
-def drawn(seed, shape, wanted):
-    """Logits, and labels drawn from the softmax of them over a temperature."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 3, shape).astype(np.float32)
-    noise = rng.gumbel(size=shape)
-    return logits, (logits / wanted + noise).argmax(-1)
-
-
-def slope(logits, labels, sharpness):
-    """The derivative in float64."""
-    logits = logits.astype(np.float64)
-    own = np.take_along_axis(logits, labels[..., None], -1)
-    return np.sum(special.softmax(sharpness * logits, -1) * (logits - own))
-
-
-@pytest.mark.parametrize("wanted", [0.05, 0.7, 1.0, 2.5, 40.0])
-def test_fit_recovers_the_temperature(wanted):
-    """That labels were drawn at, within 4 standard errors; exactly the root of the slopes."""
-    logits, labels = drawn(0, (300, 200, 4), wanted)
-    found = temperature.fit(functools.partial(temperature.slopes, logits, labels))
-    root = optimize.brentq(functools.partial(slope, logits, labels), 1e-2, 1e2, xtol=1e-12)
-    assert found == pytest.approx(1 / root, rel=1e-5)
-    scaled = logits.astype(np.float64) / wanted
-    probs = special.softmax(scaled, -1)
-    information = np.sum(probs * scaled**2) - np.sum(np.sum(probs * scaled, -1) ** 2)
-    assert abs(found / wanted - 1) < 4 / np.sqrt(information)
-
-
-def test_slopes_of_label_distributions():
-    """The logits' mean by the model less that by the labels; a class that is ruled out has none."""
-    logits, labels = drawn(3, (20, 30, 3), 1.5)
-    shares = np.random.default_rng(1).dirichlet((1.0, 1.0, 1.0), labels.shape)
-    sharpness = np.array([0.1, 1.0, 3.0], np.float32)
-    probs = special.softmax(sharpness[:, None, None, None] * logits.astype(np.float64), -1)
-    wanted = np.sum((probs - shares) * logits, (1, 2, 3))
 # Volumes, and the votes of several annotators.
 
 
@@ -866,6 +866,44 @@ def test_pictures_of_volumes_of_several_annotators(voted, tmp_path):
     assert len(read_page(tmp_path / "report.html").pictures()) == 2
 
 
+# The temperature.
+
+
+def drawn(seed, shape, wanted):
+    """Logits, and labels drawn from the softmax of them over a temperature."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, shape).astype(np.float32)
+    noise = rng.gumbel(size=shape)
+    return logits, (logits / wanted + noise).argmax(-1)
+
+
+def slope(logits, labels, sharpness):
+    """The derivative in float64."""
+    logits = logits.astype(np.float64)
+    own = np.take_along_axis(logits, labels[..., None], -1)
+    return np.sum(special.softmax(sharpness * logits, -1) * (logits - own))
+
+
+@pytest.mark.parametrize("wanted", [0.05, 0.7, 1.0, 2.5, 40.0])
+def test_fit_recovers_the_temperature(wanted):
+    """That labels were drawn at, within 4 standard errors; exactly the root of the slopes."""
+    logits, labels = drawn(0, (300, 200, 4), wanted)
+    found = temperature.fit(functools.partial(temperature.slopes, logits, labels))
+    root = optimize.brentq(functools.partial(slope, logits, labels), 1e-2, 1e2, xtol=1e-12)
+    assert found == pytest.approx(1 / root, rel=1e-5)
+    scaled = logits.astype(np.float64) / wanted
+    probs = special.softmax(scaled, -1)
+    information = np.sum(probs * scaled**2) - np.sum(np.sum(probs * scaled, -1) ** 2)
+    assert abs(found / wanted - 1) < 4 / np.sqrt(information)
+
+
+def test_slopes_of_label_distributions():
+    """The logits' mean by the model less that by the labels; a class that is ruled out has none."""
+    logits, labels = drawn(3, (20, 30, 3), 1.5)
+    shares = np.random.default_rng(1).dirichlet((1.0, 1.0, 1.0), labels.shape)
+    sharpness = np.array([0.1, 1.0, 3.0], np.float32)
+    probs = special.softmax(sharpness[:, None, None, None] * logits.astype(np.float64), -1)
+    wanted = np.sum((probs - shares) * logits, (1, 2, 3))
     np.testing.assert_allclose(temperature.slopes(logits, shares, sharpness), wanted, rtol=1e-4)
     hot = np.eye(3, dtype=np.float32)[labels % 2]
     ruled_out = np.where(np.arange(3) == 2, -np.inf, logits)
@@ -925,10 +963,12 @@ def test_fitted_run(workdir, scored_run, tmp_path):
     root = optimize.brentq(functools.partial(slope, logits[where], labels[where]), 1e-2, 1e2)
     assert fitted["temperature"] == pytest.approx(1 / root, rel=1e-4)
 
-    run(tmp_path / "again", f"--workdir={workdir}", SOME)
+    printed = run(tmp_path / "again", f"--workdir={workdir}", SOME)
+    assert "The temperature was fitted to [8:], so that scores of probabilities" in printed
     summary = json.loads((workdir / "evaluation" / "_8_" / "summary.json").read_text())
     before = json.loads((scored_run[0] / "summary.json").read_text())
     assert summary["temperature"] == fitted["temperature"] != 1
+    assert summary["temperature_fitted_to"] == "[8:]"
     assert summary["confusion"] == before["confusion"]
     for name in ("negative_log_likelihood", "expected_calibration_error"):
         # Of programs for other metrics, which may round the model's logits otherwise.
@@ -951,7 +991,7 @@ def test_the_temperature_is_that_of_a_step(workdir):
     """One that was fitted to another checkpoint does not count, and one that is damaged is said."""
     path = workdir / "temperature.json"
     for step, wanted in ((10, 2.5), (9, 1.0)):
-        path.write_text(json.dumps({"temperature": 2.5, "step": step}))
+        path.write_text(json.dumps({"temperature": 2.5, "step": step, "split": "x"}))
         assert evaluate.open_run(workdir).temperature == wanted
     for text in ("", "[]", "{}", '{"temperature": 1.5}', '{"temperature": "x", "step": 10}', "\0"):
         path.write_text(text)
