@@ -150,7 +150,7 @@ def test_volumes_equal_the_reference(norm, size):
 
 @pytest.mark.usefixtures("x64")
 def test_volumes_are_convolved_as_by_lax():
-    """In planes, as on a CPU, with the gradients that follow."""
+    """In planes, on a CPU alone, with the gradients that follow."""
     volumes, kernel = random_images(2, 3, 4, 5, 3), random_images(3, 3, 3, 3, 2, seed=1)
     weights = random_images(2, 3, 4, 5, 2, seed=2)
     options = {"dimension_numbers": ("NDHWC", "DHWIO", "NDHWC")}
@@ -164,6 +164,10 @@ def test_volumes_are_convolved_as_by_lax():
 
     found, expected = of(convolve), of(jax.lax.conv_general_dilated)
     chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-11)
+    traced = jax.jit(lambda *x: convolve(*x, (1, 1, 1), "SAME", **options)).trace(volumes, kernel)
+    for platform, axes in (("cpu", "[b, 0, 1, f]"), ("cuda", "[b, 0, 1, 2, f]")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert [text.count(f"dim_numbers = {x}") for x in (axes, "[")] == [1, 1], platform
 
 
 @pytest.mark.usefixtures("x64")
