@@ -9,7 +9,7 @@ import scipy.ndimage
 from jaxseg import labels
 from jaxseg.config import Data
 from jaxseg.data import DataError
-from jaxseg.data.targets import Target, amounts, check, make_target, object_depth
+from jaxseg.data.targets import Target, check, make_target, object_depth
 
 # What versions change shows in the examples of the docstrings.
 pytestmark = pytest.mark.exhaustive
@@ -119,7 +119,7 @@ def test_votes_are_counted():
     """Exactly: their shares are what labels.from_raters finds, where anyone voted."""
     masks = raters()
     soft = config("votes", 3)
-    counts, where = amounts(make_target(soft)(masks, "a"), soft)
+    counts, where = make_target(soft)(masks, "a")
     assert counts.dtype == np.uint8
     expected = [[(masks == label).sum(0) for label in range(3)]]
     np.testing.assert_array_equal(counts, np.stack(expected[0], -1))
@@ -132,7 +132,7 @@ def test_votes_are_counted():
 def test_staple_is_that_of_labels():
     masks = raters()
     soft = config("staple", 3)
-    found, where = amounts(make_target(soft)(masks, "a"), soft)
+    found, where = make_target(soft)(masks, "a")
     assert found.dtype == np.float16
     expected = labels.from_raters(
         np.where(masks == 255, 0, masks), 3, where=masks != 255, method="staple"
@@ -150,7 +150,7 @@ def test_shares_survive_float16(stored):
     mask = mask.astype(stored)
     mask[0, 0] = 0
     soft = config("shares", 3)
-    found, where = amounts(make_target(soft)(mask, "a"), soft)
+    found, where = make_target(soft)(mask, "a")
     assert found.dtype == np.float16
     assert not where[0, 0]
     assert where.sum() == 19

@@ -157,9 +157,9 @@ def make_loader(
         try:
             decoded = decode(index)
             size = example.where.shape
-            if config.patch_size:
-                decoded = _cut(decoded, draw, config) if training else decoded
-                _fits(decoded, size, source.name(index))
+            if training and config.patch_size:
+                decoded = _cut(decoded, draw, config)
+            _fits(decoded, size, source.name(index))
         except DataError as error:
             if config.unreadable == "stop":
                 raise
@@ -167,8 +167,6 @@ def make_loader(
                 on_skip(str(error))
             return example
         labels, where = decoded.target
-        if targets.is_soft(config):
-            labels, where = targets.amounts(decoded.target, config)
         inside = tuple(slice(side) for side in where.shape)
         example.images[inside] = decoded.image
         example.labels[inside], example.where[inside] = labels, where
@@ -238,7 +236,9 @@ def _make_decode(source: Source, config: Data) -> Callable[[int], _Decoded]:
         decoded = _Decoded(image, make_target(example.mask, name))
         if config.spacing:
             decoded = _respaced(decoded, example, config, name)
-        return decoded if config.patch_size else _scaled_down(decoded, config)
+        # Sizes that are asked for, or that training sees, are those of evaluation, too.
+        keeps = config.patch_size or config.spacing
+        return decoded if keeps else _scaled_down(decoded, config)
 
     return decode
 
@@ -291,16 +291,13 @@ def _cut(decoded: _Decoded, draw: int, config: Data) -> _Decoded:
             low, high = max(low, around[axis] - size + 1), min(high, around[axis])
         starts.append(rng.integers(low, high + 1))
     patch = tuple(slice(a, a + b) for a, b in zip(starts, config.patch_size, strict=True))
-    lead = (slice(None),) * (config.masks in targets.OF_RATERS)
-    return _Decoded(decoded.image[patch], Target(labels[lead + patch], where[lead + patch]))
+    return _Decoded(decoded.image[patch], Target(labels[patch], where[patch]))
 
 
 def _foreground(target: Target, config: Data) -> np.ndarray:
-    """The pixels that are of another class than 0, by anyone."""
-    if config.masks == "shares":
-        return target.where & target.labels[..., 1:].any(-1)
-    found = target.where & (target.labels > 0)
-    return found.any(0) if config.masks in targets.OF_RATERS else found
+    """The pixels that are of another class than 0, for anyone."""
+    labels, where = target
+    return where & (labels[..., 1:].any(-1) if targets.is_soft(config) else labels > 0)
 
 
 def _fits(decoded: _Decoded, size: Sequence[int], name: str) -> None:
@@ -308,8 +305,7 @@ def _fits(decoded: _Decoded, size: Sequence[int], name: str) -> None:
     if any(side > most for side, most in zip(shape, size, strict=True)):
         raise DataError(
             f"{name}: the image is {_size(shape)}, larger than data.image_size {_size(size)}, and "
-            "with data.patch_size images are not scaled down; raise data.image_size, which "
-            "evaluation takes whole images of"
+            "with data.patch_size or data.spacing images are not scaled down; raise data.image_size"
         )
 
 
@@ -376,13 +372,15 @@ def _scaled_down(decoded: _Decoded, config: Data) -> _Decoded:
 def _resized(decoded: _Decoded, size: Sequence[int], config: Data) -> _Decoded:
     """The example in another size: averaged or interpolated, classes by the nearest."""
     labels, where = decoded.target
-    if config.masks == "shares":
-        total = np.maximum(labels.sum(-1, keepdims=True, dtype=np.float32), 1e-30)
-        target = Target(_interpolated(labels / total, size), _nearest(where, size))
-    elif config.masks in targets.OF_RATERS:
-        target = Target(*(np.stack([_nearest(each, size) for each in x]) for x in (labels, where)))
+    if targets.is_soft(config):
+        total = labels.sum(-1, keepdims=True, dtype=np.float32)
+        shares = _interpolated(labels / np.where(total > 0, total, 1), size)
+        # Bytes hold shares in 255ths.
+        labels = np.rint(255 * shares).astype(np.uint8) if labels.dtype == np.uint8 else shares
+        where = labels.any(-1)
     else:
-        target = Target(_nearest(labels, size), _nearest(where, size))
+        labels, where = _nearest(labels, size), _nearest(where, size)
+    target = Target(labels, where)
     return _Decoded(_interpolated(decoded.image, size), target)
 
 

@@ -30,7 +30,7 @@ from jaxseg.config import Data
 from jaxseg.data.files import DataError
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float16, Int, Integer, Num, UInt8
+    from jaxtyping import Bool, Int, Integer, Num, UInt8
 
     Mask = Num[np.ndarray, "*shape"]
 
@@ -42,11 +42,11 @@ MASKS = ("classes", *OF_OBJECTS, "panoptic", *OF_RATERS, "shares")
 class Target(NamedTuple):
     """The labels of an image in its own size, and the pixels that count.
 
-    Class indices; of annotators, one after the other; or amounts, whose last axis are the classes.
+    Class indices `[*pixels]`, or amounts of each class `[*pixels, classes]`.
     """
 
     labels: Num[np.ndarray, "*shape"]
-    where: Bool[np.ndarray, "*shape"]
+    where: Bool[np.ndarray, "*pixels"]
 
 
 def is_soft(config: Data) -> bool:
@@ -85,6 +85,8 @@ def make_target(config: Data) -> Callable[[Mask, str], Target]:
     if config.colours:
         index = _make_index(config)
         return lambda mask, name: classify(index(mask, name), name)
+    if config.masks in OF_RATERS:
+        return lambda mask, name: _of_raters(classify(mask, name), config)
     return classify
 
 
@@ -137,30 +139,20 @@ _NAMES = {
 }
 
 
-def amounts(
-    target: Target, config: Data
-) -> tuple[UInt8[np.ndarray, "*shape"] | Float16[np.ndarray, "*shape"], Bool[np.ndarray, "*shape"]]:
-    """What several annotators say, or amounts as stored, in the form that reaches the device."""
-    labels, where = target
+def _of_raters(raters: Target, config: Data) -> Target:
+    """What several annotators say, each by a mask and the pixels that they annotated."""
+    labels, where = raters
     num_classes = len(config.classes)
     if config.masks == "votes":
-        found = np.stack(
-            [np.sum(where & (labels == label), 0, dtype=np.uint8) for label in range(num_classes)],
-            -1,
+        votes = [np.sum(where & (labels == i), 0, dtype=np.uint8) for i in range(num_classes)]
+        return Target(np.stack(votes, -1), where.any(0))
+    # On a CPU, whatever else there is: the devices are busy with the steps.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        found = label_functions.from_raters(
+            labels.astype(np.int32), num_classes, where=where, method="staple"
         )
-    elif config.masks == "staple":
-        # On a CPU, whatever else there is: the devices are busy with the steps.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            found = np.asarray(
-                label_functions.from_raters(
-                    labels.astype(np.int32), num_classes, where=where, method="staple"
-                )
-            )
-        where = where.any(0)
-        return np.where(where[..., None], found, 0).astype(np.float16), where
-    else:
-        return labels.astype(np.float16), where
-    return found, found.any(-1)
+    found = np.where(where.any(0)[..., None], np.asarray(found), 0)
+    return Target(found.astype(np.float16), where.any(0))
 
 
 def _shares(mask: Num[np.ndarray, "*pixels classes"], num_classes: int, name: str) -> Target:
@@ -176,7 +168,7 @@ def _shares(mask: Num[np.ndarray, "*pixels classes"], num_classes: int, name: st
     if mask.dtype.kind == "f" or mask.max(initial=0) > 2048:  # up to which float16 has all integers
         total = mask.sum(-1, keepdims=True, dtype=np.float64)
         mask = mask / np.where(total > 0, total, 1)
-    return Target(mask, mask.any(-1))
+    return Target(mask.astype(np.float16), mask.any(-1))
 
 
 def _of_objects(ids: Integer[np.ndarray, "*pixels"], config: Data, name: str) -> Target:
