@@ -92,6 +92,7 @@ class Finding(NamedTuple):
 class Facts(NamedTuple):
     """What is known of one image and its mask."""
 
+    index: int  # in the source
     name: str
     finding: Finding | None = None  # what would stop training at it
     shape: tuple[int, ...] | None = None
@@ -127,8 +128,11 @@ class Inspection(NamedTuple):
         return any(KINDS[finding.kind][0] for finding in self.findings)
 
 
-def inspect(config: Data, *, show: bool = False) -> Inspection:
-    """Looks at both splits of a config. A file that can't be used is listed, and never raised."""
+def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Inspection:
+    """Looks at both splits of a config, or at so many examples at `most`, spread over each.
+
+    A file that can't be used is listed, and never raised.
+    """
     found, findings = {}, []
     for key, name in (("train", config.train_split), ("eval", config.eval_split)):
         try:
@@ -137,7 +141,9 @@ def inspect(config: Data, *, show: bool = False) -> Inspection:
             findings.append(Finding("split", key, str(error)))
             found[key] = Split(name, None, [])
             continue
-        found[key] = Split(name, source, list(_look(source, config, key, show=show)))
+        count = min(len(source), most or len(source))
+        indices = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        found[key] = Split(name, source, list(_look(source, indices, config, key, show=show)))
     for split in found.values():
         findings += [facts.finding for facts in split.facts if facts.finding is not None]
     findings += [*_constants(found), *_absent(found, config), *_duplicates(found)]
@@ -186,10 +192,12 @@ def inverse_frequency_weights(
     return np.divide(pixels.sum(), pixels * there.sum(), out=share, where=there)
 
 
-def _look(source: Source, config: Data, split: str, *, show: bool) -> Iterator[Facts]:
+def _look(
+    source: Source, indices: Sequence[int], config: Data, split: str, *, show: bool
+) -> Iterator[Facts]:
     with concurrent.futures.ThreadPoolExecutor(config.threads) as pool:
-        found = pool.map(lambda index: facts(source, index, config, split), range(len(source)))
-        yield from report.progress(found, len(source), f"{split} images") if show else found
+        found = pool.map(lambda index: facts(source, index, config, split), indices)
+        yield from report.progress(found, len(indices), f"{split} images") if show else found
 
 
 def facts(source: Source, index: int, config: Data, split: str = "train") -> Facts:
@@ -198,9 +206,10 @@ def facts(source: Source, index: int, config: Data, split: str = "train") -> Fac
     try:
         example = source[index]
     except Exception as error:  # a decoder may raise anything
-        return Facts(name, Finding("unreadable", split, _line(error, name)))
+        return Facts(index, name, Finding("unreadable", split, _line(error, name)))
     image, mask = np.asarray(example.image), np.asarray(example.mask)
     seen = Facts(
+        index,
         name,
         shape=image.shape[:-1],
         channels=image.shape[-1],
@@ -465,12 +474,11 @@ def contact_sheet(found: Inspection, config: Data) -> np.ndarray | None:
     """Images spread over the splits with their labels, or None if none can be used."""
     examples = []
     for key, split in found.splits.items():
-        good = [i for i, seen in enumerate(split.facts) if seen.pixels is not None]
-        count = min(_PICTURES[key], len(good))
-        for place in np.linspace(0, len(good) - 1, count).astype(int):
-            index = good[place]
-            batch = load_whole(split.source[index], split.source.name(index), config)
-            image = pathlib.Path(split.facts[index].name.partition(" with mask ")[0]).name
+        good = [seen for seen in split.facts if seen.pixels is not None]
+        for place in np.linspace(0, len(good) - 1, min(_PICTURES[key], len(good))).astype(int):
+            seen = good[place]
+            batch = load_whole(split.source[seen.index], seen.name, config)
+            image = pathlib.Path(seen.name.partition(" with mask ")[0]).name
             examples.append((f"{key}: {image}", *_flat(batch, config)))
     return pictures.contact_sheet(examples, config.classes) if examples else None
 

@@ -1,0 +1,568 @@
+"""Looks at a folder of images and masks, and writes a config for it:
+
+    python -m jaxseg.data new DIR [--output=configs/mine.py]
+
+What can be seen is filled in: where images and masks are, the split, classes, channels, statistics,
+and sizes that fit the memory of this machine. What is a guess is said, here and on the page. Read
+it, name the classes, and train.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.ndimage
+from absl import flags
+from rich.console import Console
+
+from jaxseg import cli, report
+from jaxseg.config import Augment, Config, Data, Model, Optim
+from jaxseg.data import files, inspection
+from jaxseg.data.files import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Integer
+
+ARGUMENTS = 1
+_SAMPLE = 1000  # images and masks that are read, spread over the folder
+_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "picture", "input", "scan", "raw")
+_MASKS = ("mask", "label", "annot", "gt", "seg", "class", "truth", "target")
+_TRAIN = ("train", "training", "Train", "Training")
+_EVAL = ("val", "valid", "validation", "dev", "test", "testing", "Val", "Validation", "Test")
+_WHOLE = {2: 512**2, 3: 64**3}  # pixels of images that are trained on whole
+_PATCH = {2: (256, 256), 3: (48, 48, 48)}  # and the parts that others are cut into
+_MOST_CLASSES = 256
+
+
+class Understanding(NamedTuple):
+    """A config for a folder, what there is to say of its fields, and what was seen."""
+
+    config: Config
+    comments: dict[str, str]  # of fields of Data
+    lines: list[str]  # each of something that was seen or guessed
+
+
+class Layout(NamedTuple):
+    """Where images and masks are, as the fields of Data say it."""
+
+    image: str
+    label: str
+    train_split: str
+    eval_split: str
+    listing: str
+    pairs: list[tuple[pathlib.Path, pathlib.Path]]  # of the training split
+
+
+class Seen(NamedTuple):
+    """What is to know of an image and its mask."""
+
+    shape: tuple[int, ...]
+    channels: int
+    image_type: str
+    greatest: float
+    is_grey: bool  # whatever its channels
+    spacing: tuple[float, ...] | None
+    values: tuple[int, ...]  # of the mask
+    colours: tuple[tuple[int, int, int], ...]  # of a mask in colours
+    whole: float  # the share of the mask's values, but 0, whose pixels are connected
+    counted: bool  # whether the values but 0 are 1, 2, ... without a gap
+
+
+def understand(folder: str | os.PathLike, *, show: bool = False) -> Understanding:
+    """What a config of this folder has to be, as far as it can be seen."""
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a directory of images and masks")
+    layout = find(root)
+    seen = _read(layout.pairs, show=show)
+    comments: dict[str, str] = {}
+    fields = {
+        **layout._asdict(),
+        **_of_masks(seen, comments),
+        **_of_images(seen, comments),
+    }
+    del fields["pairs"]
+    data = Data(name="folder", root=str(folder), **fields)
+    config = _sized(data, seen, len(layout.pairs), comments)
+    if not config.data.value_percentiles:  # by which each image is standardised anyway
+        found = inspection.inspect(config.data, most=_SAMPLE, show=show)
+        moments = found.summary["splits"]["train"]["intensity"]
+        if moments is not None and min(moments["std"]) > 0:
+            config.data.mean, config.data.std = (
+                tuple(round(x, 4) for x in moments[name]) for name in ("mean", "std")
+            )
+            comments["mean"] = "of the training images"
+    return Understanding(config, comments, _lines(config, layout, seen, comments))
+
+
+def find(root: pathlib.Path) -> Layout:
+    """The directories of images and masks below a folder: those with most names in common.
+
+    Which of two is that of masks is seen by its name, and where there are directories for training
+    and evaluation beside each other, they become the splits.
+    """
+    found, crowded = {}, None
+    for directory in sorted([root, *(path for path in root.rglob("*") if path.is_dir())]):
+        relative = directory.relative_to(root)
+        if len(relative.parts) <= 4 and not any(x.startswith(".") for x in relative.parts):
+            try:
+                stems = files.by_stem(directory, files.IMAGES)
+            except DataError as error:  # of several files of the same name
+                crowded = error
+                continue
+            if stems:
+                found[str(relative)] = stems
+    pairs = []
+    for image, images in found.items():
+        for label, masks in found.items():
+            common = len(images.keys() & masks.keys())
+            if image != label and common:
+                order = (
+                    _likeness(label, _MASKS) - _likeness(image, _MASKS),
+                    _likeness(image, _IMAGES) - _likeness(label, _IMAGES),
+                    *(any(word in x for word in _TRAIN) for x in (image, label)),
+                    common,
+                    image,
+                )
+                pairs.append((order, image, label))
+    if not pairs:
+        names = ", ".join(f"{name} ({len(stems)} files)" for name, stems in found.items())
+        also = f"; {crowded}" if crowded else ""
+        raise DataError(
+            f"{root} has no two directories of images and masks with the same file names "
+            f"(it has {names or 'no images'}){also}; put them into images/ and masks/, each mask "
+            "named as its image, or name each pair in an index.csv and copy configs/folder.py"
+        )
+    _, image, label = max(pairs)
+    images, masks = found[image], found[label]
+    for before in _TRAIN:
+        for after in _EVAL:
+            others = image.replace(before, after), label.replace(before, after)
+            if others[0] != image and others[1] != label and all(x in found for x in others):
+                places = (x.replace(before, "{split}") for x in (image, label))
+                return Layout(*places, before, after, "", _common(images, masks))
+    listing = _listing(root, images)
+    if listing is not None:
+        path, train, evaluation = listing
+        names = files.read_text(root / path.replace("{split}", train)).split()
+        wanted = {files.stem(pathlib.Path(name), files.IMAGES) for name in names}
+        inside = [pair for stem, pair in _by_name(images, masks).items() if stem in wanted]
+        return Layout(image, label, train, evaluation, path, inside)
+    return Layout(image, label, "[:80%]", "[80%:]", "", _common(images, masks))
+
+
+def _likeness(name: str, words: Iterable[str]) -> int:
+    return int(any(word in name.lower() for word in words))
+
+
+def _by_name(
+    images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
+) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    return {x: (images[x], masks[x]) for x in images if x in masks}
+
+
+def _common(
+    images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    return list(_by_name(images, masks).values())
+
+
+def _listing(root: pathlib.Path, images: Mapping[str, pathlib.Path]) -> tuple[str, str, str] | None:
+    """Lists of the names of images for training and evaluation, as Pascal VOC has them."""
+    for path in sorted(root.rglob("train.txt")):
+        for other in _EVAL:
+            if (path.parent / f"{other}.txt").is_file():
+                names = files.read_text(path).split()
+                if names and files.stem(pathlib.Path(names[0]), files.IMAGES) in images:
+                    pattern = path.relative_to(root).with_name("{split}.txt")
+                    return str(pattern), "train", other
+    return None
+
+
+def _read(pairs: Sequence[tuple[pathlib.Path, pathlib.Path]], *, show: bool) -> list[Seen]:
+    count = min(_SAMPLE, len(pairs))
+    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        looked = pool.map(_try, chosen)
+        found = list(report.progress(looked, count, "images and masks") if show else looked)
+    good = [x for x in found if isinstance(x, Seen)]
+    if not good:
+        raise found[0]
+    return good
+
+
+def _try(pair: tuple[pathlib.Path, pathlib.Path]) -> Seen | DataError:
+    try:
+        return look(*pair)
+    except DataError as error:  # inspect lists them all
+        return error
+
+
+def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
+    """What is to know of an image and its mask, whose axes say whether they are volumes."""
+    colours = ()
+    try:
+        mask = files.read_mask(mask_path)
+    except DataError:
+        if files.stem(mask_path, files.PICTURES) == mask_path.name:
+            raise
+        mask = files.read_colours(mask_path)
+        different = np.unique(mask.reshape(-1, 3), axis=0)[: _MOST_CLASSES + 1]
+        colours = tuple(map(tuple, different.tolist()))
+        rank = 2
+    else:
+        rank = mask.ndim
+    image = files.read_image(image_path, rank)
+    spacing = None
+    if files.stem(image_path, files.NIFTI) != image_path.name:
+        spacing = files.read_header(image_path).spacing[:rank]
+    values = () if colours else tuple(np.unique(mask).tolist())
+    ids = np.array([x for x in values if x > 0])
+    return Seen(
+        shape=image.shape[:-1],
+        channels=image.shape[-1],
+        image_type=str(image.dtype),
+        greatest=float(np.nanmax(image)),
+        is_grey=bool((image[..., :3] == image[..., :1]).all()),
+        spacing=spacing,
+        values=values,
+        colours=colours,
+        whole=_share_of_whole(mask, ids),
+        counted=bool(ids.size and ids[-1] == ids.size),
+    )
+
+
+def _share_of_whole(mask: Integer[np.ndarray, "*pixels"], ids: np.ndarray) -> float:
+    """The share of some ids whose pixels are all connected, as those of an object mostly are."""
+    some = ids[np.linspace(0, ids.size - 1, min(16, ids.size)).astype(int)] if ids.size else ids
+    around = np.ones((3,) * mask.ndim)
+    return float(np.mean([scipy.ndimage.label(mask == x, around)[1] == 1 for x in some] or [0]))
+
+
+def _of_masks(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]:
+    """The fields of Data that masks decide."""
+    colours = collections.Counter(colour for x in seen for colour in x.colours)
+    if colours:
+        if len(colours) > _MOST_CLASSES:
+            raise DataError(
+                f"the masks are colour images of more than {_MOST_CLASSES} colours, which can't be "
+                "those of classes; store them without loss, as PNG, with a colour for each class"
+            )
+        listed = sorted(colours)
+        comments["colours"] = "all that were found, black first; those of the classes, in order"
+        comments["classes"] = "name them, in the order of the colours"
+        return {
+            "classes": tuple(f"class_{i}" for i in range(len(listed))),
+            "colours": tuple(listed),
+        }
+    values = sorted({value for x in seen for value in x.values})
+    objects = [x for x in seen if x.counted and len(x.values) > 2]
+    numbers = {len(x.values) for x in objects}
+    if (
+        max(values) >= 16
+        and len(numbers) > 1
+        and len(objects) >= 0.8 * sum(len(x.values) > 2 for x in seen)
+        and np.mean([x.whole for x in objects]) >= 0.8
+    ):
+        comments["masks"] = 'ids of objects? "instances" does not part those that touch'
+        return {
+            "masks": "borders",
+            "classes": ("background", "inside", "border"),
+        }
+    if len(values) > _MOST_CLASSES:
+        raise DataError(
+            f"the masks have {len(values)} different values, from {values[0]} to {values[-1]}, "
+            "which are neither classes nor ids that count the objects of each image; copy "
+            "configs/folder.py and say in data.masks what they are"
+        )
+    return _of_values(values, comments)
+
+
+def _of_values(values: list[int], comments: dict[str, str]) -> dict[str, Any]:
+    """The fields of masks whose values are those of classes."""
+    others = [x for x in values if x != 255]
+    comments["classes"] = "name them, in the order of their indices"
+    if values == [0, 255]:
+        comments["label_map"] = "255 is the object"
+        pairs = ((0, 0), (255, 1))
+        return {"classes": ("background", "object"), "label_map": pairs, "ignore_label": -1}
+    ignored = {"ignore_label": -1}
+    if others != values and others and others[0] >= 0 and others[-1] < 2 * len(others):
+        comments["ignore_label"] = "found in the masks: pixels that don't count?"
+        values, ignored = others, {"ignore_label": 255}
+    if values == [0, 1]:
+        return {"classes": ("background", "object"), **ignored}
+    if values[0] >= 0 and values[-1] < max(2 * len(values), 3):
+        names = tuple(f"class_{x}" for x in range(values[-1] + 1))
+        if not others[-1] == values[-1] == 255:
+            comments.setdefault(
+                "ignore_label", "none was found; the value of pixels that don't count, if any"
+            )
+        return {"classes": names, **ignored}
+    comments["label_map"] = "(mask value, class) of all values that were found"
+    return {
+        "classes": tuple(f"value_{x}" for x in values),
+        "label_map": tuple((x, i) for i, x in enumerate(values)),
+        **ignored,
+    }
+
+
+def _of_images(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]:
+    """The fields of Data that images decide, but for sizes."""
+    channels = {x.channels for x in seen}
+    fields: dict[str, Any] = {"channels": max(channels)}
+    if channels <= {1, 3, 4}:
+        grey = all(x.is_grey for x in seen)
+        fields["channels"] = 1 if grey else 3
+        if grey and channels != {1}:
+            comments["channels"] = "all are grey, also those that are stored as RGB"
+        elif len(channels) > 1 or channels == {4}:
+            comments["channels"] = "grey becomes RGB, and alpha is dropped"
+    types = {x.image_type for x in seen}
+    greatest = max(x.greatest for x in seen)
+    if not types <= {"uint8", "uint16"}:
+        comments["value_percentiles"] = "of each image; or data.value_range, if values have a unit"
+        fields |= {"bits": 16, "value_percentiles": (0.5, 99.5)}
+    elif types == {"uint16"}:
+        fields["bits"] = 16
+        top = 2 ** math.ceil(math.log2(greatest + 1)) - 1
+        if top < 65535:
+            comments["value_range"] = f"the greatest value is {greatest:.0f}"
+            fields["value_range"] = (0.0, float(top))
+    elif "uint16" in types:
+        fields["bits"] = 16
+    known = [x.spacing for x in seen if x.spacing is not None]
+    if len(known) == len(seen) and not np.allclose(known, known[:1], rtol=0.01):
+        comments["spacing"] = "the median; volumes have different ones"
+        fields["spacing"] = tuple(round(float(x), 4) for x in np.median(known, 0))
+    return fields
+
+
+def _sized(data: Data, seen: Sequence[Seen], count: int, comments: dict[str, str]) -> Config:
+    """The config with sizes of images, batches and the model that fit the memory."""
+    rank = len(seen[0].shape)
+    shapes = [x.shape for x in seen]
+    if data.spacing:
+        shapes = [
+            [math.ceil(n * a / b) for n, a, b in zip(x.shape, x.spacing, data.spacing, strict=True)]
+            for x in seen
+        ]
+    largest = [max(sides) for sides in zip(*shapes, strict=True)]
+    several = len(set(map(tuple, shapes))) > 1
+    cell = {2: 16, 3: 8}[rank] if several else 1
+    data.image_size = size = tuple(-(-side // cell) * cell for side in largest)
+    comments["image_size"] = f"{'the largest' if several else 'each'} is {_size(largest)}"
+    device = jax.local_devices()[0]
+    small = device.platform == "cpu"
+    widths = {2: (32, 64, 128, 256), 3: (32, 64, 128)}[rank]
+    if small:
+        widths = tuple(width // 2 for width in widths)
+    memory = available_memory(device)
+    classes = len(data.classes)
+    if math.prod(size) > _WHOLE[rank]:
+        # Evaluation takes whole images, of which it needs a third of the memory of a step.
+        if step_memory(size, widths, classes) / 3 < memory / 2:
+            size = tuple(min(a, b) for a, b in zip(_PATCH[rank], size, strict=True))
+            data.patch_size, data.foreground = size, 0.5
+            comments["patch_size"] = "or without, and image_size smaller: images are scaled down"
+        else:
+            scale = (_WHOLE[rank] / math.prod(size)) ** (1 / rank)
+            data.image_size = size = tuple(math.ceil(side * scale) for side in size)
+            comments["image_size"] = f"the largest is {_size(largest)}, too large for the memory"
+    model = Model(widths=widths, norm="batch" if rank == 2 else "group")
+    per_image = step_memory(size, widths, classes)
+    devices = jax.device_count()
+    most = min(8 if small or rank == 3 else 16, memory / 2 / per_image, count / devices)
+    batch_size = devices * 2 ** max(0, math.floor(math.log2(max(most, 1))))
+    comments["batch_size"] = (
+        f"a step takes about {batch_size / devices * per_image / 1e9:.1f} GB, of {memory / 1e9:.0f}"
+    )
+    volumes = rank == 3
+    return Config(
+        steps=2_000,
+        batch_size=batch_size,
+        eval_batch_size=devices if data.patch_size else batch_size,
+        eval_every=200,
+        checkpoint_every=200,
+        log_every=20,
+        loss=(("cross_entropy", 1.0), ("dice", 1.0)),
+        data=data,
+        augment=Augment(
+            flip_horizontal=not volumes,
+            flip_vertical=False,
+            rotate90=False,
+            rotate=10.0,
+            scale=(0.8, 1.25),
+            brightness=0.1,
+            contrast=0.1,
+        ),
+        model=model,
+        optim=Optim(name="adamw", learning_rate=1e-3, warmup_steps=0, weight_decay=1e-4),
+    )
+
+
+def step_memory(size: Sequence[int], widths: Sequence[int], num_classes: int) -> float:
+    """The bytes that a training step takes for each image, about, as measured with XLA.
+
+    In float32, a pixel of an image takes 16 numbers for each channel of the finest level, of a
+    volume 24; those of the others as much for each of their pixels; and 4 for each class.
+
+    >>> step_memory((128, 128), (16, 32, 64), 2) / 1e6
+    30.408704
+    """
+    numbers = {2: 16, 3: 24}[len(size)]
+    levels = sum(width / 2 ** (len(size) * level) for level, width in enumerate(widths))
+    return 4 * math.prod(size) * (numbers * levels + 4 * num_classes)
+
+
+def available_memory(device: jax.Device) -> float:
+    """The bytes of a device, or of the machine if it is the device; 8 GB where nothing says it."""
+    stats = device.memory_stats() or {}
+    if device.platform != "cpu" and "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    try:
+        text = pathlib.Path("/proc/meminfo").read_text()
+        return 1024.0 * int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1])
+    except (OSError, TypeError):
+        return 8e9
+
+
+def _size(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
+
+
+def _lines(
+    config: Config, layout: Layout, seen: Sequence[Seen], comments: Mapping[str, str]
+) -> list[str]:
+    data = config.data
+    paths = [path for pair in layout.pairs[:100] for path in pair]
+    suffixes = dict.fromkeys(x.name.removeprefix(files.stem(x, files.IMAGES)) for x in paths)
+    lines = [
+        f"images in {data.image}, masks in {data.label}: {len(layout.pairs)} pairs in "
+        f"{layout.pairs[0][0].parent}, of {', '.join(suffixes)}; {len(seen)} of them were read",
+        f"trains on {data.train_split}, evaluates {data.eval_split}"
+        + (f", as listed in {data.listing}" if data.listing else ""),
+        f"{len(data.classes)} classes: {', '.join(data.classes[:8])}"
+        + (", ..." if len(data.classes) > 8 else ""),
+    ]
+    lines += [f"{name}: {comment}" for name, comment in comments.items() if name != "classes"]
+    return lines
+
+
+_PAGE = '''"""{title}
+
+Written by `python -m jaxseg.data new`. What comments say was seen in the folder, or guessed; read
+it, and name the classes.
+
+    python -m jaxseg.train --config={path}
+"""
+
+from jaxseg.config import Augment, Config, Data, Model, Optim
+
+
+def get_config() -> Config:
+    return Config(
+{fields}    )
+'''
+
+
+def render(found: Understanding, path: str) -> str:
+    """The page, as ruff formats it."""
+    config = found.config
+    fields = "".join(
+        _field(name, getattr(config, name), found.comments, 8)
+        for name in (
+            *("steps", "batch_size", "eval_batch_size", "eval_every", "checkpoint_every"),
+            *("log_every", "loss", "data", "augment", "model", "optim"),
+        )
+    )
+    root = pathlib.Path(config.data.root).resolve().name
+    return _PAGE.format(
+        title=f"The images of {root}: {len(config.data.classes)} classes.",
+        path=path,
+        fields=fields,
+    )
+
+
+def _field(name: str, value: Any, comments: Mapping[str, str], indent: int) -> str:
+    """A line of a config, or several if it is too long for one; fields of nested ones follow."""
+    margin = " " * indent
+    comment = comments.get(name, "")
+    above = ""
+    if dataclasses.is_dataclass(value):
+        default = type(value)()
+        kept = [
+            (field.name, getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name in (*_ALWAYS, *comments)
+            or getattr(value, field.name) != getattr(default, field.name)
+        ]
+        text = ", ".join(f"{each}={_literal(x)}" for each, x in kept)
+        text = f"{margin}{name}={type(value).__name__}({text}),"
+        if len(text) > 100 or name == "data":
+            inner = "".join(_field(*each, comments, indent + 4) for each in kept)
+            text = f"{margin}{name}={type(value).__name__}(\n{inner}{margin}),"
+        return f"{text}\n"
+    text = f"{margin}{name}={_literal(value)},"
+    if comment and len(text) + len(comment) + 4 <= 100:
+        text += f"  # {comment}"
+    elif comment:
+        above = f"{margin}# {comment[0].upper()}{comment[1:]}.\n"
+    if len(text) > 100:
+        items = "".join(f"{margin}    {_literal(x)},\n" for x in value)
+        text = f"{margin}{name}=(\n{items}{margin}),"
+    return f"{above}{text}\n"
+
+
+# Also where they are as by default.
+_ALWAYS = (
+    *("root", "train_split", "eval_split", "image", "label", "classes", "channels", "image_size"),
+    *("flip_horizontal", "brightness", "contrast", "widths", "norm", "warmup_steps"),
+)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        inner = ", ".join(map(_literal, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("output", None, "The page to write. [configs/, named as the folder]")
+    flags.DEFINE_bool("overwrite", False, "Replace the page if it is there.")
+
+
+def main(folder: str | None = None) -> None:
+    args = flags.FLAGS
+    if folder is None:
+        cli.fail("the folder is missing; write python -m jaxseg.data new DIR")
+    name = re.sub(r"\W+", "_", pathlib.Path(folder).resolve().name.lower())
+    path = pathlib.Path(args.output or f"configs/{name}.py")
+    if path.exists() and not args.overwrite:
+        cli.fail(f"{path} is there already; give another --output, or --overwrite")
+    with cli.work():
+        found = understand(folder, show=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(found, str(path)))
+    console = Console(soft_wrap=True, highlight=False)
+    for line in found.lines:
+        console.print(f"- {line}", markup=False)
+    console.print(f"{path} is written; read it, name the classes, and then:", markup=False)
+    for command in ("data inspect", "train"):
+        words = ["python", "-m", *f"jaxseg.{command}".split(), f"--config={path}"]
+        console.print(shlex.join(words), markup=False)
