@@ -48,11 +48,11 @@ def test_commands(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    train, *evaluate = (
-        line for block in blocks("sh") for line in block.replace("\\\n", "").splitlines()
-    )
-    small = ["steps=2", "optim.warmup_steps=1", "model.widths=(4,)", "data.image_size=(16,16)"]
-    run(train, *(f"--config.{x}" for x in small))
+    lines = (line for block in blocks("sh") for line in block.splitlines())
+    new, inspect, train, *evaluate = lines
+    run(new)
+    assert re.search(r"images +│ 4 +│ 1 ", run(inspect))
+    run(train, *(f"--config.{x}" for x in ("steps=2", "optim.warmup_steps=1", "model.widths=(4,)")))
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "2").is_dir()
     shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "other")
     own, masks, both = map(run, evaluate)
