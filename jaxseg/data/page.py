@@ -420,7 +420,7 @@ def step_memory(size: Sequence[int], widths: Sequence[int], num_classes: int) ->
     volume 24; those of the others as much for each of their pixels; and 4 for each class.
 
     >>> step_memory((128, 128), (16, 32, 64), 2) / 1e6
-    30.408704
+    29.884416
     """
     numbers = {2: 16, 3: 24}[len(size)]
     levels = sum(width / 2 ** (len(size) * level) for level, width in enumerate(widths))
@@ -466,7 +466,7 @@ _PAGE = '''"""{title}
 Written by `python -m jaxseg.data new`. What comments say was seen in the folder, or guessed; read
 it, and name the classes.
 
-    python -m jaxseg.train --config={path}
+    {command}
 """
 
 from jaxseg.config import Augment, Config, Data, Model, Optim
@@ -478,22 +478,25 @@ def get_config() -> Config:
 '''
 
 
-def render(found: Understanding, path: str) -> str:
+def render(found: Understanding, path: pathlib.Path) -> str:
     """The page, as ruff formats it."""
-    config = found.config
-    fields = "".join(
-        _field(name, getattr(config, name), found.comments, 8)
-        for name in (
-            *("steps", "batch_size", "eval_batch_size", "eval_every", "checkpoint_every"),
-            *("log_every", "loss", "data", "augment", "model", "optim"),
-        )
+    names = (
+        *("steps", "batch_size", "eval_batch_size", "eval_every", "checkpoint_every"),
+        *("log_every", "loss", "data", "augment", "model", "optim"),
     )
+    config = found.config
+    fields = "".join(_field(name, getattr(config, name), found.comments, 8) for name in names)
     root = pathlib.Path(config.data.root).resolve().name
+    commands = [_command("train", place) for place in (path, path.name)]
     return _PAGE.format(
         title=f"The images of {root}: {len(config.data.classes)} classes.",
-        path=path,
+        command=next((x for x in commands if len(x) <= 96), commands[-1]),
         fields=fields,
     )
+
+
+def _command(name: str, path: str | os.PathLike) -> str:
+    return shlex.join(["python", "-m", *f"jaxseg.{name}".split(), f"--config={path}"])
 
 
 def _field(name: str, value: Any, comments: Mapping[str, str], indent: int) -> str:
@@ -535,7 +538,7 @@ _ALWAYS = (
 
 def _literal(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return repr(value) if '"' in value else json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
         inner = ", ".join(map(_literal, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -551,18 +554,17 @@ def main(folder: str | None = None) -> None:
     args = flags.FLAGS
     if folder is None:
         cli.fail("the folder is missing; write python -m jaxseg.data new DIR")
-    name = re.sub(r"\W+", "_", pathlib.Path(folder).resolve().name.lower())
-    path = pathlib.Path(args.output or f"configs/{name}.py")
+    stem = re.sub(r"\W+", "_", pathlib.Path(folder).resolve().name.lower())
+    path = pathlib.Path(args.output or f"configs/{stem}.py")
     if path.exists() and not args.overwrite:
         cli.fail(f"{path} is there already; give another --output, or --overwrite")
     with cli.work():
         found = understand(folder, show=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(found, str(path)))
+        path.write_text(render(found, path))
     console = Console(soft_wrap=True, highlight=False)
     for line in found.lines:
         console.print(f"- {line}", markup=False)
     console.print(f"{path} is written; read it, name the classes, and then:", markup=False)
-    for command in ("data inspect", "train"):
-        words = ["python", "-m", *f"jaxseg.{command}".split(), f"--config={path}"]
-        console.print(shlex.join(words), markup=False)
+    for name in ("data inspect", "train"):
+        console.print(_command(name, path), markup=False)
