@@ -510,7 +510,7 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
         weights = ("median_frequency_weight", "inverse_frequency_weight")
         classes.append([name, *shares, *(_number(cells[0][weight]) for weight in weights)])
     columns = [f"{key} {what}" for key in parts for what in ("pixels", "images")]
-    both = ["class", *columns, "median-frequency weight", "inverse-frequency weight"]
+    both = ["class", *columns, "median freq. weight", "inverse freq. weight"]
     return [("Splits", head, rows), ("Classes", both, classes)]
 
 
@@ -635,9 +635,8 @@ def _print(console: Console, found: Inspection, lines: Sequence[str]) -> None:
     for title, head, rows in tables(found.summary):
         drawn = rich.table.Table(title=title, title_justify="left")
         for index, name in enumerate(head):
-            drawn.add_column(
-                Text(name), justify="right" if index and title == "Classes" else "left"
-            )
+            side = "right" if index and title == "Classes" else "left"
+            drawn.add_column(Text(name), justify=side, overflow="fold", no_wrap=not index)
         for row in rows:
             drawn.add_row(*map(Text, row))
         console.print(drawn)

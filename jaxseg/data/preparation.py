@@ -31,6 +31,7 @@ import re
 import shlex
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -260,12 +261,11 @@ def _write_in_processes(shards: list[Shard], workers: int, *, show: bool) -> Non
     if workers == 1:
         collections.deque(shown(map(write, shards)), 0)
         return
-    # Not forked, since this process has threads; and not stopped by the Ctrl-C that it is told.
+    # Not forked, since this process has threads.
     pool = concurrent.futures.ProcessPoolExecutor(
         min(workers, len(shards)),
         multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_begin,
     )
     try:
         futures = [pool.submit(write, shard) for shard in shards]
@@ -278,6 +278,20 @@ def _write_in_processes(shards: list[Shard], workers: int, *, show: bool) -> Non
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """What a process that writes does first: it ends its shard at Ctrl-C, and ends with its parent.
+
+    However that ends: the pool's own processes would wait for one that was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _write_with_beam(shards: list[Shard], config: tfds.download.DownloadConfig) -> None:
