@@ -72,6 +72,7 @@ def complaint(config, capfd):
         load(config)
     message = str(caught.value)
     assert "\n" not in message
+    assert "object at" not in message
     assert capfd.readouterr() == ("", ""), "nothing else is said"
     return message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -203,7 +204,7 @@ _UNREADABLE = (
 
 
 def _unreadable(path: pathlib.Path, what: str, error: Exception) -> DataError:
-    said = " ".join(str(error).split())
+    said = " ".join(re.sub(r"<_io\.\w+ object at \w+>", "", str(error)).split())
     return DataError(f"{path} can't be read as {what} ({said}); replace the file or remove it")
 
 
