@@ -34,6 +34,9 @@ def get_config() -> Config:
             image_size=(1040, 1392),  # the largest; evaluation takes whole images
             patch_size=(192, 192),
             foreground=0.5,
+            value_percentiles=(0.5, 99.5),  # each image's own, as microscopes differ
+            mean=(0.277, 0.264, 0.292),
+            std=(0.352, 0.342, 0.372),
             cache="runs/cache",
         ),
         augment=Augment(

@@ -35,6 +35,8 @@ def get_config() -> Config:
             image_size=(48, 64, 48),
             patch_size=(32, 40, 32),
             foreground=0.5,
+            mean=(0.531,),
+            std=(0.255,),
             cache="runs/cache",
         ),
         augment=Augment(

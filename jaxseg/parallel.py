@@ -77,25 +77,29 @@ def _shard_pmap(batch):
 
 
 class Feed:
-    """Batches as `shard` lays them out on the devices, and the seconds that were waited for them.
+    """Batches as `shard` lays them out on the devices, and the seconds that these waited for them.
 
-    They are laid out one ahead of their use, so that the devices copy while they compute.
+    The next one is laid out while the devices compute, of which `feed.running` is told the results.
+    They wait for a batch if they have finished when it is there; the whole time that the host
+    waited for it then counts, of which it may have been a part.
     """
 
     def __init__(self, batches: Iterable[Batch], shard: Callable[[Batch], Batch]):
         self._batches, self._shard = iter(batches), shard
-        self.waited = 0.0
+        self.running, self.waited = None, 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        ahead = self._next()
-        while ahead is not None:
-            batch, ahead = ahead, self._next()
+        batch = self._next()
+        while batch is not None:
             yield batch
+            batch = self._next()
 
     def _next(self) -> Batch | None:
         begun = time.perf_counter()
         batch = next(self._batches, None)
-        self.waited += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        if all(x.is_ready() for x in jax.tree.leaves(self.running)):
+            self.waited += seconds
         return None if batch is None else self._shard(batch)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -39,6 +40,8 @@ class Report:
         if workdir is None:
             return
         (workdir / "pictures").mkdir(exist_ok=True)
+        if (workdir / SKIPPED).is_file():
+            self._skipped = dict.fromkeys((workdir / SKIPPED).read_text().splitlines())
         _drop_after(workdir / METRICS, start)
         self._metrics = (workdir / METRICS).open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
@@ -55,12 +58,19 @@ class Report:
             self._progress.start()
 
     def skipped(self, why: str):
-        """Keeps what could not be read, which `SKIPPED` lists, and says it once."""
+        """Keeps what could not be read, which `SKIPPED` lists, and says it once.
+
+        Other hosts than the first say it on their own, and keep no list.
+        """
         with self._lock:
-            if self._workdir is None or why in self._skipped:
+            if why in self._skipped:
                 return
             self._skipped[why] = None
-            (self._workdir / SKIPPED).write_text("".join(f"{x}\n" for x in self._skipped))
+            if self._workdir is None:
+                print(f"skipped: {why}", file=sys.stderr, flush=True)
+                return
+            with (self._workdir / SKIPPED).open("a") as file:
+                print(why, file=file)
             self._say(f"skipped ({len(self._skipped)} so far): {why}")
 
     def training(

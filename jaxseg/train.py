@@ -150,6 +150,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         step = start
         for step, batch in enumerate(feed, start + 1):
             state, scalars = train_step(state, batch)
+            feed.running = scalars
             pending.append((step, scalars))
             if step == start + 1:
                 jax.block_until_ready(scalars)  # now it is compiled, and time is speed
@@ -212,8 +213,17 @@ def _check(config: Config) -> None:
         for name in names:
             if getattr(config, name) < least:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
-    if config.data.threads < 1:
-        raise ValueError(f"data.threads is {config.data.threads}, but must be at least 1")
+    if config.seed >= 2**63:
+        raise ValueError(f"seed is {config.seed}, but must be less than 2**63")
+    for name in ("threads", "channels"):
+        if getattr(config.data, name) < 1:
+            raise ValueError(f"data.{name} is {getattr(config.data, name)}, but must be at least 1")
+    for name in ("mean", "std", "value_range"):
+        if not all(map(math.isfinite, getattr(config.data, name))):
+            raise ValueError(f"data.{name} is {getattr(config.data, name)}, but must be finite")
+    for pair in config.data.label_map:
+        if not all(-(2**63) <= x < 2**63 for x in pair):
+            raise ValueError(f"data.label_map has {pair}, but numbers must fit into 64 bits")
     if not config.data.classes or len(set(config.data.classes)) < len(config.data.classes):
         raise ValueError(
             f"data.classes is {config.data.classes}, but must be one name or more, no two alike"

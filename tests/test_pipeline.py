@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from jaxseg import Batch
 from jaxseg.config import Data
@@ -617,6 +618,36 @@ def test_unreadable_examples_are_skipped():
     assert {text.split(":")[0] for text in told} == {"example 2", "example 7"}
 
 
+def test_nothing_but_unreadable_examples_is_an_error():
+    """What is wrong with all of them, such as a label_map, is no matter of a file."""
+    config = dataclasses.replace(SMALL, unreadable="skip")
+    positions = eval_positions(4, batch_size=2)
+    with pytest.raises(DataError, match="mask value 99"):
+        read(Numbered(4, bad=range(4)), positions, config)
+
+
+# Objects.
+
+
+def test_borders_of_objects_that_are_scaled_down():
+    """They are drawn at the size that is seen: what touches stays apart."""
+    ids = np.zeros((96, 96), np.uint16)
+    ids[16:80, 16:48], ids[16:80, 48:80] = 7, 300
+
+    class Touching(list):
+        def name(self, index):
+            return "touching"
+
+    source = Touching([Example(np.zeros((96, 96, 1), np.uint8), ids)])
+    for side in (96, 64, 40, 24, 16):
+        config = Data(
+            masks="borders", classes=("background", "inside", "border"), image_size=(side, side)
+        )
+        labels = make_loader(source, config)(0).labels
+        _, count = scipy.ndimage.label(labels == 1)
+        assert count == 2, side
+
+
 # The cache.
 
 
@@ -641,13 +672,28 @@ def test_cache_notices_what_changed(tmp_path):
     positions = eval_positions(3, batch_size=3)
     source = Versioned(3)
     (straight,) = read(source, positions, cached)
-    victim = max(tmp_path.glob("*.image.npy"))
+    victim = max(tmp_path.iterdir())
     victim.write_bytes(victim.read_bytes()[:-1])
     assert_same(read(source, positions, cached), [straight])
     assert len(source.reads) == 4
     source.versions[1] = "later"
     assert_same(read(source, positions, cached), [straight])
     assert source.reads[4:] == [1]
+
+
+def test_what_vanished_is_skipped_with_a_cache_too(tmp_path):
+    class Vanished(Versioned):
+        def version(self, index):
+            if index == 1:
+                raise FileNotFoundError("it is gone")
+            return super().version(index)
+
+    told = []
+    config = dataclasses.replace(SMALL, cache=str(tmp_path), unreadable="skip")
+    (batch,) = read(Vanished(3), eval_positions(3, batch_size=3), config, on_skip=told.append)
+    assert batch.where.any((1, 2)).tolist() == [True, False, True]
+    assert len(told) == 1
+    assert "example 1" in told[0]
 
 
 def test_cache_of_patches(tmp_path):

@@ -419,6 +419,33 @@ def test_values_of_any_range(tmp_path):
     assert "data.value_percentiles" in message
 
 
+@pytest.mark.parametrize(
+    ("low", "dtype"), [(2.0**31, np.uint32), (1e9, np.float64), (1e9, np.int64)]
+)
+def test_values_far_from_0(tmp_path, low, dtype):
+    """Where float32 tells none of them apart, float64 does."""
+    pixels = (low + RNG.integers(0, 101, SIZE)).astype(dtype)
+    save(tmp_path / "images" / "a.npy", pixels)
+    save(tmp_path / "masks" / "a.png", mask())
+    (found,) = loaded(config(tmp_path, channels=1, bits=16, value_range=(low, low + 100)))
+    expected = (pixels.astype(np.float64) - low) / 100
+    np.testing.assert_allclose(found.images[..., 0] / 65535, expected, atol=1e-5)
+
+
+def test_percentiles_of_finite_values(tmp_path):
+    pixels = RNG.random((*SIZE, 1)).astype(np.float32)
+    pixels[0, 0], pixels[0, 1], pixels[0, 2] = np.inf, -np.inf, np.nan
+    save(tmp_path / "images" / "a.npy", pixels)
+    save(tmp_path / "masks" / "a.png", mask())
+    page = {"channels": 1, "bits": 16, "value_percentiles": (0.0, 100.0)}
+    (found,) = loaded(config(tmp_path, **page))
+    assert found.images[0, :3, 0].tolist() == [65535, 0, 0]
+    finite = np.isfinite(pixels)
+    low, high = pixels[finite].min(), pixels[finite].max()
+    expected = (pixels[finite] - low) / (high - low)
+    np.testing.assert_allclose(found.images[finite] / 65535, expected, atol=1e-5)
+
+
 # Volumes.
 
 VOLUME = (6, 8, 5)

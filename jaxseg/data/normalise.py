@@ -85,8 +85,8 @@ def statistics(
     count = jnp.maximum(jnp.sum(counts, pixels, keepdims=True), 1).astype(jnp.float32)
     average = jnp.sum(images * counts, pixels, keepdims=True) / count
     variance = jnp.sum((images - average) ** 2 * counts, pixels, keepdims=True) / count
-    # An even image stays 0: its deviation is below one grey level in 255.
-    return average, jnp.maximum(jnp.sqrt(variance), unit / 255.0)
+    # An even image stays 0: its deviation is below one level as stored.
+    return average, jnp.maximum(jnp.sqrt(variance), 1.0)
 
 
 def standardise(

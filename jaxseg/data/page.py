@@ -96,7 +96,8 @@ def understand(folder: str | os.PathLike, *, show: bool = False) -> Understandin
     del fields["pairs"]
     data = Data(name="folder", root=str(folder), **fields)
     config = _sized(data, seen, len(layout.pairs), comments)
-    if not config.data.value_percentiles:  # by which each image is standardised anyway
+    # By percentiles each image is standardised anyway, but not each of its patches.
+    if config.data.patch_size or not config.data.value_percentiles:
         found = inspection.inspect(config.data, most=_SAMPLE, show=show)
         moments = found.summary["splits"]["train"]["intensity"]
         if moments is not None and min(moments["std"]) > 0:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
+import math
 import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import cv2
 import grain
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Batch]
 
+_ALIGN = 64  # bytes
+_PLACES = 2**13  # of the foreground that patches are taken around, of an image
+_CACHE_FORMAT = 2  # to be changed with whatever changes what an example is decoded to
 _ENDLESS = 2**48  # steps; grain wants a number
 _WHOLE = -1  # the draw of an image that is not for training
 
@@ -148,6 +153,7 @@ def make_loader(
     decode = _make_decode(source, config)
     if config.cache:
         decode = _cached(decode, source, config)
+    skipped = set()
 
     def load(index, draw=_WHOLE):
         training = draw != _WHOLE
@@ -161,8 +167,9 @@ def make_loader(
                 decoded = _cut(decoded, draw, config)
             _fits(decoded, size, source.name(index))
         except DataError as error:
-            if config.unreadable == "stop":
-                raise
+            skipped.add(index)
+            if config.unreadable == "stop" or len(skipped) == len(source):
+                raise  # what is wrong with all of them is no matter of a file
             if on_skip is not None:
                 on_skip(str(error))
             return example
@@ -181,6 +188,7 @@ class _Decoded(NamedTuple):
 
     image: Num[np.ndarray, "*pixels channels"]
     target: Target
+    foreground: Int64[np.ndarray, " places"]  # some pixels of other classes than 0, if asked for
 
 
 def _check(config: Data) -> None:
@@ -233,12 +241,14 @@ def _make_decode(source: Source, config: Data) -> Callable[[int], _Decoded]:
                 f"{_size(pixels)}; they must be of one size"
             )
         image = _channels(_values(example.image, config, name), config.channels, name)
-        decoded = _Decoded(image, make_target(example.mask, name))
-        if config.spacing:
-            decoded = _respaced(decoded, example, config, name)
-        # Sizes that are asked for, or that training sees, are those of evaluation, too.
-        keeps = config.patch_size or config.spacing
-        return decoded if keeps else _scaled_down(decoded, config)
+        mask, size = example.mask, _new_size(pixels, example, config, name)
+        # Borders are those of objects as they are seen, or small ones would lose theirs.
+        if size != pixels and config.masks in targets.OF_OBJECTS:
+            mask = _nearest(mask, size)
+        target = make_target(mask, name)
+        if size != pixels:
+            image, target = _interpolated(image, size), _resized(target, size, config)
+        return _Decoded(image, target, _foreground(target, config))
 
     return decode
 
@@ -253,25 +263,50 @@ def _cached(
     directory = pathlib.Path(config.cache)
     directory.mkdir(parents=True, exist_ok=True)
     # Not of the fields that change nothing of what is decoded.
-    plain = {"cache": "", "threads": 0, "unreadable": "", "foreground": 0.0, "mean": (), "std": ()}
-    key = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
+    plain = {"cache": "", "threads": 0, "unreadable": "", "mean": (), "std": ()}
+    fields = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
+    key = f"{_CACHE_FORMAT} {fields}"
 
     def read(index):
-        stem = hashlib.sha256(f"{key} {source.version(index)}".encode()).hexdigest()[:40]
-        paths = [directory / f"{stem}.{name}.npy" for name in ("image", "labels", "where")]
         try:
-            image, *target = (np.load(path, mmap_mode="r") for path in paths)
+            version = source.version(index)
+        except OSError as error:
+            raise DataError(f"{source.name(index)} can't be read ({error})") from error
+        path = directory / hashlib.sha256(f"{key} {version}".encode()).hexdigest()[:40]
+        try:
+            image, labels, where, foreground = _unpacked(path)
         except (OSError, ValueError):  # not there, or not whole
             found = decode(index)
-            for path, array in zip(paths, (found.image, *found.target), strict=True):
-                fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-                with fresh.open("wb") as file:
-                    np.save(file, array)
-                os.replace(fresh, path)
+            fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+            with fresh.open("wb") as file:
+                _pack(file, (found.image, *found.target, found.foreground))
+            os.replace(fresh, path)
             return found
-        return _Decoded(image, Target(*target))
+        return _Decoded(image, Target(labels, where), foreground)
 
     return read
+
+
+def _pack(file: BinaryIO, arrays: Sequence[np.ndarray]) -> None:
+    """Writes arrays one after the other, behind a line that says their types and shapes."""
+    header = json.dumps([[x.dtype.str, x.shape] for x in arrays]).encode()
+    file.write(header.ljust(_ALIGN * (len(header) // _ALIGN + 1) - 1) + b"\n")
+    for array in arrays:
+        file.write(array.tobytes() + bytes(-array.nbytes % _ALIGN))
+
+
+def _unpacked(path: pathlib.Path) -> list[np.ndarray]:
+    """The arrays of a file, mapped into memory; ValueError unless it has all of them."""
+    content = np.memmap(path, np.uint8, "r")
+    line = bytes(content[:1024]).split(b"\n")[0]
+    place, arrays = len(line) + 1, []
+    for dtype, shape in json.loads(line):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        arrays.append(content[place : place + size].view(dtype).reshape(shape))
+        place += size + -size % _ALIGN
+    if place != len(content):
+        raise ValueError(f"{path} has {len(content)} bytes, not {place}")
+    return arrays
 
 
 def _cut(decoded: _Decoded, draw: int, config: Data) -> _Decoded:
@@ -279,11 +314,9 @@ def _cut(decoded: _Decoded, draw: int, config: Data) -> _Decoded:
     rng = np.random.default_rng(draw)
     labels, where = decoded.target
     shape = decoded.image.shape[:-1]
-    around = None
-    if config.foreground and rng.random() < config.foreground:
-        found = np.flatnonzero(_foreground(decoded.target, config))
-        if found.size:
-            around = np.unravel_index(found[rng.integers(found.size)], shape)
+    around, found = None, decoded.foreground
+    if rng.random() < config.foreground and found.size:
+        around = np.unravel_index(found[rng.integers(found.size)], shape)
     starts = []
     for axis, (side, size) in enumerate(zip(shape, config.patch_size, strict=True)):
         low, high = 0, max(side - size, 0)
@@ -291,13 +324,20 @@ def _cut(decoded: _Decoded, draw: int, config: Data) -> _Decoded:
             low, high = max(low, around[axis] - size + 1), min(high, around[axis])
         starts.append(rng.integers(low, high + 1))
     patch = tuple(slice(a, a + b) for a, b in zip(starts, config.patch_size, strict=True))
-    return _Decoded(decoded.image[patch], Target(labels[patch], where[patch]))
+    return _Decoded(decoded.image[patch], Target(labels[patch], where[patch]), found)
 
 
-def _foreground(target: Target, config: Data) -> np.ndarray:
-    """The pixels that are of another class than 0, for anyone."""
+def _foreground(target: Target, config: Data) -> Int64[np.ndarray, " places"]:
+    """Pixels of another class than 0, for anyone, evenly spread over all of them."""
+    if not (config.patch_size and config.foreground):
+        return np.zeros(0, np.int64)
     labels, where = target
-    return where & (labels[..., 1:].any(-1) if targets.is_soft(config) else labels > 0)
+    found = np.flatnonzero(
+        where & (labels[..., 1:].any(-1) if targets.is_soft(config) else labels > 0)
+    )
+    if found.size <= _PLACES:
+        return found
+    return found[np.linspace(0, found.size - 1, _PLACES).astype(np.int64)]
 
 
 def _fits(decoded: _Decoded, size: Sequence[int], name: str) -> None:
@@ -313,7 +353,10 @@ def _values(image: np.ndarray, config: Data, name: str) -> np.ndarray:
     """The image in the type that reaches the device, whose range is 0..1."""
     dtype = _image_dtype(config)
     if config.value_percentiles:
-        low, high = np.nanpercentile(image, config.value_percentiles)
+        finite = image if image.dtype.kind != "f" else image[np.isfinite(image)]
+        if not finite.size:
+            raise DataError(f"{name}: the image has no finite value")
+        low, high = np.percentile(finite, config.value_percentiles)
     elif config.value_range:
         low, high = config.value_range
     elif image.dtype == dtype:
@@ -327,8 +370,10 @@ def _values(image: np.ndarray, config: Data, name: str) -> np.ndarray:
             "data.value_range or data.value_percentiles to say which values become 0 and 1"
         )
     scale = np.iinfo(dtype).max
+    # As float64 where float32 would not tell all values apart.
+    wide = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
     with np.errstate(invalid="ignore"):
-        shares = (image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-30))
+        shares = (image.astype(wide) - wide(low)) / wide(max(high - low, 1e-30))
     # What is not a number becomes the least.
     return (np.clip(np.nan_to_num(shares, nan=0.0), 0, 1) * scale + 0.5).astype(dtype)
 
@@ -348,40 +393,38 @@ def _channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     )
 
 
-def _respaced(decoded: _Decoded, example: Example, config: Data, name: str) -> _Decoded:
-    """The example with pixels of the distances that the config asks for."""
-    if example.spacing is None:
-        raise DataError(
-            f"{name}: data.spacing is {config.spacing}, but the files don't say the spacing of "
-            "their pixels; give NIfTI files, or leave data.spacing out"
-        )
-    shape = decoded.image.shape[:-1]
-    pairs = zip(shape, example.spacing, config.spacing, strict=True)
-    return _resized(decoded, [max(1, round(side * a / b)) for side, a, b in pairs], config)
+def _new_size(shape: tuple[int, ...], example: Example, config: Data, name: str) -> tuple[int, ...]:
+    """The sides of an image when its pixels are as far apart as asked for, and it fits.
 
-
-def _scaled_down(decoded: _Decoded, config: Data) -> _Decoded:
-    """The example made to fit, its aspect kept; it is never scaled up."""
-    shape = decoded.image.shape[:-1]
+    Images are never scaled up to fit, and not at all where training sees patches of them in full
+    size, or where distances are asked for: evaluation then has to see them as they are, too.
+    """
+    if config.spacing:
+        if example.spacing is None:
+            raise DataError(
+                f"{name}: data.spacing is {config.spacing}, but the files don't say the spacing of "
+                "their pixels; give NIfTI files, or leave data.spacing out"
+            )
+        pairs = zip(shape, example.spacing, config.spacing, strict=True)
+        return tuple(max(1, round(side * a / b)) for side, a, b in pairs)
     scale = min(a / b for a, b in zip(config.image_size, shape, strict=True))
-    if scale >= 1:
-        return decoded
-    return _resized(decoded, [max(1, round(side * scale)) for side in shape], config)
+    if config.patch_size or scale >= 1:
+        return shape
+    return tuple(max(1, round(side * scale)) for side in shape)
 
 
-def _resized(decoded: _Decoded, size: Sequence[int], config: Data) -> _Decoded:
-    """The example in another size: averaged or interpolated, classes by the nearest."""
-    labels, where = decoded.target
-    if targets.is_soft(config):
-        total = labels.sum(-1, keepdims=True, dtype=np.float32)
-        shares = _interpolated(labels / np.where(total > 0, total, 1), size)
-        # Bytes hold shares in 255ths.
-        labels = np.rint(255 * shares).astype(np.uint8) if labels.dtype == np.uint8 else shares
-        where = labels.any(-1)
-    else:
-        labels, where = _nearest(labels, size), _nearest(where, size)
-    target = Target(labels, where)
-    return _Decoded(_interpolated(decoded.image, size), target)
+def _resized(target: Target, size: Sequence[int], config: Data) -> Target:
+    """Labels in another size: averages of shares, classes by the nearest pixel."""
+    labels, where = target
+    if where.shape == tuple(size):
+        return target
+    if not targets.is_soft(config):
+        return Target(_nearest(labels, size), _nearest(where, size))
+    total = labels.sum(-1, keepdims=True, dtype=np.float32)
+    shares = _interpolated(labels / np.where(total > 0, total, 1), size)
+    # Bytes hold shares in 255ths.
+    labels = np.rint(255 * shares).astype(np.uint8) if labels.dtype == np.uint8 else shares
+    return Target(labels, labels.any(-1))
 
 
 def _interpolated(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
