@@ -883,3 +883,41 @@ def test_a_run_is_scored_from_any_directory(root, tmp_path, monkeypatch):
     assert run.config.data.root == str(root)
     assert (run.step, again) == (4, scores)
     shutil.rmtree(root.parent / "here")
+
+
+def test_skipped_files_are_listed_once(tmp_path):
+    """Over epochs, evaluations and a restart; training and scores leave them out."""
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        for place, high in (("images", 256), ("masks", 2)):
+            (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "data" / place / f"{index}.png"
+            Image.fromarray(rng.integers(0, high, (16, 16), np.uint8)).save(path)
+    for index in (1, 9):  # of training, and of evaluation
+        (tmp_path / "data" / "images" / f"{index}.png").write_bytes(b"")
+    config = make_config(tmp_path)
+    config.data = jaxseg.config.Data(
+        name="folder",
+        root=str(tmp_path / "data"),
+        train_split="[:80%]",
+        eval_split="[80%:]",
+        image="images",
+        label="masks",
+        image_size=(16, 16),
+        unreadable="skip",
+    )
+    config.augment.crop_size = ()
+    for steps in (5, 10):
+        screen = io.StringIO()
+        config.steps = steps
+        scores = train(
+            config,
+            tmp_path / "run",
+            allow_config_change=True,
+            console=Console(file=screen, width=200),
+        )
+        assert ("skipped (2 so far)" in screen.getvalue()) == (steps == 5)
+    listed = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert len(listed) == 2
+    assert {line.split(" can't")[0].rsplit("/", 1)[1] for line in listed} == {"1.png", "9.png"}
+    assert np.isfinite(scores["val/loss"])
