@@ -91,7 +91,19 @@ def read_image(path: pathlib.Path, spatial_rank: int = 2) -> Num[np.ndarray, "*p
 
 def read_colours(path: pathlib.Path) -> UInt8[np.ndarray, "height width 3"]:
     """The colours of a mask, red, green and blue."""
-    return _decode(path, "a mask", dict.fromkeys(("P", "L", "RGBA", "1", "LA"), "RGB"))[1]
+    if stem(path, PICTURES) == path.name:
+        raise DataError(
+            f"{path} is no picture, but with data.colours masks are pictures, such as PNG; convert "
+            "it, or leave data.colours out if it holds class indices"
+        )
+    conversions = dict.fromkeys(("P", "L", "RGBA", "1", "LA"), "RGB")
+    mode, values = _decode(path, "a mask", conversions)
+    if conversions.get(mode, mode) != "RGB":
+        raise DataError(
+            f"{path} is a mask of mode {mode}, but with data.colours masks are RGB of 8 bits; "
+            "convert it, or leave data.colours out if it holds class indices"
+        )
+    return values
 
 
 def read_raters(path: pathlib.Path) -> Integer[np.ndarray, " raters *pixels"]:
@@ -196,23 +208,34 @@ def read_header(path: pathlib.Path) -> Header:
         raise _unreadable(path, "a mask", error) from error
 
 
-# What Pillow and NumPy raise; TypeError is for a TIFF file that lost its directory.
+# What Pillow, NumPy and zlib raise; TypeError is for a TIFF file that lost its directory, and the
+# errors of memory and of large numbers are for sizes that are false.
 _UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError),
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, OverflowError),
+    *(Image.DecompressionBombError, zlib.error),
 )
 
 
 def _unreadable(path: pathlib.Path, what: str, error: Exception) -> DataError:
     said = " ".join(re.sub(r"<_io\.\w+ object at \w+>", "", str(error)).split())
+    said = said or type(error).__name__
     return DataError(f"{path} can't be read as {what} ({said}); replace the file or remove it")
 
 
 def _load_numpy(path: pathlib.Path, what: str = "a mask") -> np.ndarray:
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        values = np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from error
+    return _not_empty(path, values)
+
+
+def _not_empty(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
+    if not values.size:
+        raise DataError(
+            f"{path} is empty, {values.dtype}{list(values.shape)}; replace the file or remove it"
+        )
+    return values
 
 
 def _load_npz(path: pathlib.Path) -> np.ndarray:
@@ -222,18 +245,23 @@ def _load_npz(path: pathlib.Path) -> np.ndarray:
                 raise DataError(
                     f"{path} holds the arrays {', '.join(arrays.files)}, but must hold one"
                 )
-            return arrays[arrays.files[0]]
+            values = arrays[arrays.files[0]]
+            if not isinstance(values, np.ndarray):  # bytes of a file that is none of NumPy
+                raise DataError(
+                    f"{path} holds the file {arrays.files[0]}, but must hold one NumPy array"
+                )
     except DataError:
         raise
-    except (*_UNREADABLE, zlib.error, zipfile.BadZipFile) as error:
+    except (*_UNREADABLE, RuntimeError, zipfile.BadZipFile) as error:  # or it is encrypted
         raise _unreadable(path, "a mask", error) from error
+    return _not_empty(path, values)
 
 
 def _load_berkeley(path: pathlib.Path) -> np.ndarray:
     try:
         annotators = scipy.io.loadmat(path)["groundTruth"][0]
         return np.stack([each["Boundaries"][0, 0] for each in annotators])
-    except (*_UNREADABLE, LookupError, NotImplementedError, zlib.error) as error:
+    except (*_UNREADABLE, LookupError, NotImplementedError) as error:
         raise _unreadable(path, "a .mat file of the Berkeley data set", error) from error
 
 
@@ -252,9 +280,15 @@ def _load_nifti(path: pathlib.Path, read: Callable, what: str = "a mask"):
     """What `read(volume)` finds, which may be the first to see that the file is cut short."""
     import nibabel  # slow to import, and not needed for pictures
 
+    strange = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
-        return read(nibabel.load(path))
-    except (*_UNREADABLE, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        volume = nibabel.load(path)
+        if 0 in volume.shape:
+            raise DataError(f"{path} is empty, {list(volume.shape)}; replace the file or remove it")
+        return read(volume)
+    except DataError:
+        raise
+    except (*_UNREADABLE, *strange) as error:
         raise _unreadable(path, what, error) from error
 
 
@@ -288,7 +322,7 @@ def _load_tiff(path: pathlib.Path, spatial_rank: int) -> np.ndarray:
             values, axes = series.asarray(), series.axes
     except DataError:
         raise
-    except (*_UNREADABLE, tifffile.TiffFileError, zlib.error, LookupError) as error:
+    except (*_UNREADABLE, tifffile.TiffFileError, LookupError) as error:
         raise _unreadable(path, "an image", error) from error
     others = [axis for axis in axes if axis not in "YX"]
     # Channels are named so (C), or samples of a pixel (S); other pages are slices of a volume.
