@@ -128,19 +128,20 @@ class TfdsSource:
             )
             return Example(image, mask, tuple(example["spacing"].tolist()) or None)
         mask = np.asarray(example[self._config.label])
+        colours = self._config.colours
+        indices = self._config.masks in ("classes", *targets.OF_OBJECTS) and not colours
         if self._config.masks == "panoptic":
             objects = self._config.label.removesuffix("_image") + "_objects"
             mask = _panoptic(mask, example[objects], self.name(index))
-        elif mask.ndim == 3 and mask.shape[-1] == 1:
-            mask = mask[..., 0]
-        elif mask.ndim == 3 and (mask == mask[..., :1]).all():
-            mask = mask[..., 0]  # grey that tfds decodes as RGB
-        indices = self._config.masks in ("classes", *targets.OF_OBJECTS)
-        if (
-            indices
-            and not self._config.colours
-            and (mask.ndim != 2 or mask.dtype.kind not in "biu")
-        ):
+        elif indices and mask.ndim == 3 and (mask == mask[..., :1]).all():
+            mask = mask[..., 0]  # the only channel, or grey that tfds decodes as RGB
+        if colours and (mask.ndim != 3 or mask.shape[-1] != 3 or mask.dtype != np.uint8):
+            raise DataError(
+                f"{self.name(index)}: {self._config.label} is {mask.dtype}{list(mask.shape)}, but "
+                "data.colours need masks of red, green and blue, of 8 bits; leave them out, or "
+                "name another feature in data.label"
+            )
+        if indices and (mask.ndim != 2 or mask.dtype.kind not in "biu"):
             raise DataError(
                 f"{self.name(index)}: {self._config.label} is {mask.dtype}{list(mask.shape)}, but "
                 "a mask needs one channel of class indices; name another feature in data.label, or "
@@ -196,6 +197,11 @@ class FolderSource:
     """Images and masks of a folder, paired by their file names without suffix or by a CSV file."""
 
     def __init__(self, config: Data, split: str):
+        if config.masks == "panoptic":
+            raise DataError(
+                'data.masks="panoptic" is for tensorflow-datasets, which have the classes of the '
+                'ids, but data.name is "folder"; choose another data.masks'
+            )
         parsed = splits.parse(split)
         fields = (config.image, config.label, config.listing)
         table = config.listing.lower().endswith(".csv")
@@ -270,7 +276,8 @@ def _paired(
     config: Data, root: pathlib.Path, split: str, name: str, annotations: coco.Annotations | None
 ) -> list[_Item]:
     """The images of a directory, each with the masks of the same name."""
-    images = files.by_stem(_directory(root, config, "image", split, name), files.IMAGES)
+    directory = _directory(root, config, "image", split, name)
+    images = files.by_stem(directory, files.IMAGES)
     if config.listing:
         listing = root / config.listing.replace("{split}", name)
         if not listing.is_file():
@@ -301,7 +308,31 @@ def _paired(
                 f"file, {missing[0]!r} first; add the files, or list in data.listing the "
                 "names of those that have both"
             )
+    if not config.listing:
+        _none_unread(directory, images, masks)
     return [_Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems]
+
+
+def _none_unread(
+    directory: pathlib.Path,
+    images: dict[str, pathlib.Path],
+    masks: list[dict[str, pathlib.Path]],
+) -> None:
+    """Raises DataError for masks whose image is there, but in a format that is not read."""
+    others = {
+        path.stem: path
+        for path in sorted(directory.iterdir())
+        if files.stem(path, files.IMAGES) == path.name and path.is_file()
+    }
+    for each in masks:
+        unread = [x for x in each if x not in images and x in others]
+        if unread:
+            raise DataError(
+                f"{len(unread)} of the {len(each)} masks have no image that is read, "
+                f"{unread[0]!r} first, whose is {others[unread[0]]}; images end in "
+                f"{', '.join(files.IMAGES)}: convert them, or list in data.listing the names of "
+                "those that have both"
+            )
 
 
 def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
