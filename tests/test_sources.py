@@ -1,7 +1,6 @@
-"""Folders of every form: CSV tables, COCO, colours, annotators, many channels, volumes."""
+"""Folders of every form: CSV tables, colours, annotators, many channels, volumes."""
 
 import csv
-import json
 import os
 import pathlib
 
@@ -142,120 +141,6 @@ def test_hash_and_group_of_names(tmp_path):
     names = [[pathlib.Path(x.name(i)).name for i in range(len(x))] for x in sides]
     assert len(names[0]) + len(names[1]) == 24
     assert not {x.split("_")[0] for x in names[0]} & {x.split("_")[0] for x in names[1]}
-
-
-# COCO.
-
-
-def coco(root, annotations, categories=("cat", "dog"), size=SIZE, name="annotations.json"):
-    save(root / "images" / "a b.png", image())
-    content = {
-        "images": [{"id": 7, "file_name": "a b.png", "height": size[0], "width": size[1]}],
-        "categories": [{"id": 3 * i + 5, "name": x} for i, x in enumerate(categories)],
-        "annotations": [{"id": i, "image_id": 7, **x} for i, x in enumerate(annotations)],
-    }
-    (root / name).write_text(json.dumps(content))
-
-
-def runs(pixels):
-    """Run lengths column by column, from a run of False on."""
-    flat = pixels.ravel(order="F").astype(int)
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff([0, *ends, flat.size]).tolist()
-    return {"size": list(pixels.shape), "counts": [0, *lengths] if flat[0] else lengths}
-
-
-def box(top, left, bottom, right):
-    found = np.zeros(SIZE, bool)
-    found[top:bottom, left:right] = True
-    return found
-
-
-def polygon(top, left, bottom, right):
-    return [[left, top, right, top, right, bottom, left, bottom]]
-
-
-BOXES = [(1, 1, 9, 12), (2, 2, 5, 6), (6, 8, 8, 11)]
-CATEGORIES = (5, 8, 5)
-
-
-def objects(kind):
-    draw = {"runs": lambda x: runs(box(*x)), "polygons": lambda x: polygon(*x)}[kind]
-    pairs = zip(BOXES, CATEGORIES, strict=True)
-    # The largest comes last, and is drawn first.
-    return [{"segmentation": draw(b), "category_id": c} for b, c in pairs][::-1]
-
-
-@pytest.mark.parametrize("kind", ["runs", "polygons"])
-def test_coco_classes(tmp_path, kind):
-    """By the names of the categories, the smaller above the larger."""
-    coco(tmp_path, objects(kind))
-    classes = ("nothing", "dog", "cat")
-    (found,) = loaded(config(tmp_path, label="annotations.json", classes=classes))
-    expected = np.zeros(SIZE, int)
-    for place, category in zip(BOXES, CATEGORIES, strict=True):
-        expected[box(*place)] = {5: 2, 8: 1}[category]
-    np.testing.assert_array_equal(found.labels, expected)
-    assert found.where.all()
-
-
-def test_coco_category_ids(tmp_path):
-    """With a label_map they are the values; crowds do not count."""
-    coco(tmp_path, [*objects("runs"), {"segmentation": runs(box(0, 0, 2, 3)), "category_id": 5}])
-    crowd = json.loads((tmp_path / "annotations.json").read_text())
-    crowd["annotations"][-1]["iscrowd"] = 1
-    (tmp_path / "annotations.json").write_text(json.dumps(crowd))
-    page = config(
-        tmp_path,
-        label="annotations.json",
-        classes=("nothing", "animal"),
-        label_map=((0, 0), (5, 1), (8, 1)),
-    )
-    (found,) = loaded(page)
-    np.testing.assert_array_equal(found.where, ~box(0, 0, 2, 3))
-    np.testing.assert_array_equal(found.labels == 1, box(*BOXES[0]) & ~box(0, 0, 2, 3))
-
-
-def test_coco_objects(tmp_path):
-    """Objects have ids, so that they have borders."""
-    coco(tmp_path, objects("runs"))
-    page = config(tmp_path, label="annotations.json", masks="borders", classes=("a", "b", "c"))
-    (found,) = loaded(page)
-    assert found.labels[0, 0] == 0
-    assert found.labels[2, 2] == 2  # of an object on another
-    assert found.labels[3, 3] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"annotations": [{"segmentation": 5, "category_id": 5}]}, "neither polygons nor run"),
-        ({"annotations": [{"category_id": 5}]}, "neither polygons nor run lengths"),
-        ({"annotations": [], "categories": ("bird",)}, "has the category 'bird'"),
-        ({"annotations": [], "size": (99, 14)}, "is said to be 99x14, but is 10x14"),
-    ],
-)
-def test_coco_that_can_not_be_used(tmp_path, change, part):
-    coco(tmp_path, **change)
-    page = config(tmp_path, label="annotations.json", classes=("nothing", "cat", "dog"))
-    message = complaint(page)
-    assert part in message
-    assert "annotations.json" in message
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": []}', "\x00"])
-def test_coco_that_is_none(tmp_path, text):
-    save(tmp_path / "images" / "a.png", image())
-    (tmp_path / "a.json").write_text(text)
-    assert "a.json is not an annotation file" in complaint(config(tmp_path, label="a.json"))
-
-
-def test_coco_without_an_image(tmp_path):
-    coco(tmp_path, objects("runs"))
-    os.remove(tmp_path / "images" / "a b.png")
-    assert "'a b' first" in complaint(
-        config(tmp_path, label="annotations.json", classes=("nothing", "cat", "dog"))
-    )
 
 
 # Colours, annotators, shares.
