@@ -1,17 +1,24 @@
 """Files as they come: cut short, empty, of odd kinds and names. One clear line, or it works."""
 
+import dataclasses
+import gzip
 import io
 import os
 import pathlib
+import re
 import struct
+import zipfile
 import zlib
 
+import nibabel
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxseg.config import Data
+from jaxseg.config import Config, Data
 from jaxseg.data import DataError, make_loader, open_source
+from jaxseg.train import train
 
 # What versions change shows in the examples of the docstrings.
 pytestmark = pytest.mark.exhaustive
@@ -255,3 +262,156 @@ def test_files_that_may_not_be_read(tmp_path, capfd):
     config = folder(tmp_path)
     (tmp_path / "images" / "a.png").chmod(0)
     assert "images/a.png" in complaint(config, capfd)
+
+
+def volume(*sides):
+    """A NIfTI file of 64 bytes whose header says a size."""
+    content = bytearray(nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)).to_bytes())
+    struct.pack_into("<4h", content, 40, 3, *sides)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("place", ["image", "mask"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("sides", [(32_000, 32_000, 32_000), (0, 4, 4)])
+def test_volumes_that_lie_about_their_size(tmp_path, capfd, place, suffix, sides):
+    """Of terabytes, and of nothing at all."""
+    contents = {"image": volume(4, 4, 4), "mask": volume(4, 4, 4), place: volume(*sides)}
+    if suffix == ".nii.gz":
+        contents = {name: gzip.compress(content) for name, content in contents.items()}
+    config = folder(tmp_path, **contents, suffixes=(suffix, suffix))
+    config = dataclasses.replace(config, channels=1, image_size=(4, 4, 4))
+    message = complaint(config, capfd)
+    assert f"{place}s/a{suffix}" in message
+    assert ("is empty" in message) == (0 in sides)
+
+
+def archive(name, content):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr(name, content)
+    return stream.getvalue()
+
+
+def claim(*shape):
+    """A NumPy file that says a shape, and ends there."""
+    stream = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("masks", ["shares", "votes"])
+@pytest.mark.parametrize(
+    ("suffix", "content", "wanted"),
+    [
+        (".npz", archive("x.npy", claim(*SIZE, 2**42)), "can't be read as a mask"),
+        (".npz", archive("x.npy", claim(*SIZE, 2**70)), "can't be read as a mask"),
+        (".npz", archive("x.txt", b"hello"), "holds the file x.txt"),
+        (".npz", archive("x.npy", claim(0, *SIZE)), "is empty, uint8[0, 24, 32]"),
+        (".npy", claim(*SIZE, 2**70), "can't be read as a mask"),
+        (".npy", claim(*SIZE, 0), "is empty, uint8[24, 32, 0]"),
+    ],
+)
+def test_arrays_that_are_none(tmp_path, capfd, masks, suffix, content, wanted):
+    config = folder(tmp_path, mask=content, suffixes=(".png", suffix))
+    message = complaint(dataclasses.replace(config, masks=masks), capfd)
+    assert f"masks/a{suffix} {wanted}" in message
+
+
+@pytest.mark.parametrize("place", ["image", "mask"])
+def test_arrays_of_no_pixels(tmp_path, capfd, place):
+    content = arrays(np.zeros((0, SIZE[1]), np.uint8))
+    config = folder(tmp_path, **dict.fromkeys(("image", "mask"), content), suffixes=(".npy",) * 2)
+    if place == "mask":
+        (tmp_path / "images" / "a.npy").write_bytes(IMAGES[".npy"])
+    assert f"{place}s/a.npy is empty, uint8[0, 32]" in complaint(config, capfd)
+
+
+def test_images_in_formats_that_are_not_read(tmp_path, capfd):
+    """They are not left out in silence, unless the names are listed."""
+    config = folder(tmp_path)
+    for name in "abc":
+        (tmp_path / "masks" / f"{name}.png").write_bytes(MASKS[".png"])
+    assert len(load(config)) == 1  # of b and c there is nothing
+    (tmp_path / "images" / "b.webp").write_bytes(encoded(IMAGE, "WEBP"))
+    message = complaint(config, capfd)
+    assert "1 of the 3 masks have no image that is read, 'b' first" in message
+    assert f"{tmp_path / 'images' / 'b.webp'}; images end in .png, .jpg" in message
+    (tmp_path / "list.txt").write_text("a")
+    assert len(load(dataclasses.replace(config, listing="list.txt"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "wanted"),
+    [
+        (".npy", arrays(IMAGE), "no picture"),
+        (".nii", volume(4, 4, 4), "no picture"),
+        (".png", encoded(MASK.astype(np.uint16), "PNG"), "mode I;16"),
+        (".tif", encoded(Image.new("CMYK", SIZE[::-1]), "TIFF"), "mode CMYK"),
+    ],
+)
+def test_masks_that_have_no_colours(tmp_path, capfd, suffix, content, wanted):
+    config = folder(tmp_path, mask=content, suffixes=(".png", suffix))
+    message = complaint(dataclasses.replace(config, colours=((0, 0, 0), (255, 0, 0))), capfd)
+    assert f"masks/a{suffix} is " in message
+    assert wanted in message
+    assert "data.colours" in message
+
+
+def example_of_tfds(mask, **fields):
+    """What is loaded of a data set of one example."""
+    examples = [{"image": IMAGE, "segmentation_mask": mask}]
+    config = Data(name="oxford_iiit_pet", channels=3, image_size=SIZE, **fields)
+    with tfds.testing.mock_data(as_data_source_fn=lambda self, split: examples):
+        return make_loader(open_source(config, "train"), config)(0)
+
+
+def test_tfds_masks_alike_in_their_last_axis():
+    """Black is a colour, and no vote is one of each annotator: neither is grey decoded as RGB."""
+    black = np.zeros((*SIZE, 3), np.uint8)
+    found = example_of_tfds(black, colours=((255, 0, 0), (0, 0, 0)))
+    np.testing.assert_array_equal(found.labels, np.ones(SIZE))
+    found = example_of_tfds(np.zeros((5, *SIZE), np.uint8), masks="votes")
+    np.testing.assert_array_equal(found.labels, np.broadcast_to([5, 0], (*SIZE, 2)))
+    found = example_of_tfds(np.full((*SIZE, 2), 3, np.uint8), masks="shares")
+    np.testing.assert_array_equal(found.labels, np.full((*SIZE, 2), 3))
+    found = example_of_tfds(np.repeat(MASK[..., None], 3, -1), masks="instances")
+    np.testing.assert_array_equal(found.labels, MASK)
+
+
+@pytest.mark.parametrize("shape", [SIZE, (*SIZE, 1), (*SIZE, 4)])
+def test_tfds_masks_that_have_no_colours(shape):
+    with pytest.raises(DataError, match=r"example 0: segmentation_mask is uint8.*data\.colours"):
+        example_of_tfds(np.zeros(shape, np.uint8), colours=((255, 0, 0), (0, 0, 0)))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"channels": 0}, "data.channels is 0, but must be at least 1"),
+        ({"channels": -1}, "data.channels is -1, but must be at least 1"),
+        ({"label_map": ((0, 0), (10**20, 1))}, f"data.label_map has (10{'0' * 19}, 1)"),
+        ({"label_map": ((-(2**63) - 1, 0),)}, "data.label_map has (-9223372036854775809, 0)"),
+        ({"mean": (NAN,), "std": (1.0,)}, "data.mean is (nan,), but must be finite"),
+        ({"mean": (0.5,), "std": (NAN,)}, "data.std is (nan,), but must be finite"),
+        ({"mean": (0.5,), "std": (INF,)}, "data.std is (inf,), but must be finite"),
+        ({"mean": (0.5,), "std": (-1.0,)}, "std is (-1.0,), but must be positive"),
+        ({"value_range": (0.0, INF)}, "data.value_range is (0.0, inf), but must be finite"),
+        ({"value_range": (-INF, 0.0)}, "data.value_range is (-inf, 0.0), but must be finite"),
+        ({"name": "folder", "masks": "panoptic"}, 'data.masks="panoptic" is for'),
+    ],
+)
+def test_numbers_that_make_no_data(tmp_path, fields, wanted):
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        train(Config(data=Data(**fields)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_seeds_that_are_none(tmp_path, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}, but must be"):
+        train(Config(seed=seed), tmp_path / "run")
