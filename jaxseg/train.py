@@ -221,6 +221,11 @@ def _check(config: Config) -> None:
     for name in ("mean", "std", "value_range"):
         if not all(map(math.isfinite, getattr(config.data, name))):
             raise ValueError(f"data.{name} is {getattr(config.data, name)}, but must be finite")
+    if config.data.patch_size and not config.data.mean:
+        raise ValueError(
+            "data.patch_size needs data.mean and data.std, since a patch has other statistics than "
+            "the image that evaluation sees; `python -m jaxseg.data inspect` measures them"
+        )
     for pair in config.data.label_map:
         if not all(-(2**63) <= x < 2**63 for x in pair):
             raise ValueError(f"data.label_map has {pair}, but numbers must fit into 64 bits")
