@@ -622,7 +622,7 @@ BAD = {
     ),
     "levels": (["--config.model.resolutions=9"], ["resolutions are 9", "1..2, the levels"]),
     "threads": (["--config.data.threads=0"], ["data.threads is 0", "at least 1"]),
-    "patches": (["--config.data.patch_size=(64,64)"], ["data.patch_size needs data.mean", "inspect"]),
+    "patches": (["--config.data.patch_size=(64,64)"], ["needs data.mean", "inspect"]),
     "workdir_is_file": (["--workdir={tmp}/other.py"], ["{tmp}/other.py"]),
     "workdir_below_file": (["--workdir={tmp}/other.py/run"], ["{tmp}/other.py"]),
     "config_json": (["--workdir={tmp}/strange"], ["strange/config.json"]),
