@@ -129,6 +129,14 @@ def test_votes_are_counted():
     np.testing.assert_allclose(found[where], np.asarray(shares)[where], rtol=1e-6)
 
 
+def test_votes_fit_into_bytes():
+    soft = config("votes", 2)
+    counts, _ = make_target(soft)(np.ones((255, 1, 2), np.uint8), "a")
+    assert counts.tolist() == [[[0, 255]] * 2]
+    with pytest.raises(DataError, match="256 annotators, but at most 255"):
+        make_target(soft)(np.ones((256, 1, 2), np.uint8), "a")
+
+
 def test_staple_is_that_of_labels():
     masks = raters()
     soft = config("staple", 3)

@@ -41,9 +41,9 @@ _WHOLE = -1  # the draw of an image that is not for training
 class Positions:
     """What a host reads at each step: `positions[step]`, int64 `[rows, 2]`.
 
-    A row is the index of an example and its draw: a number that no other row of the run has, and
-    that all that is random about the example follows from, or -1 for none. A host's share is a
-    block of rows of the global batch, so the global batch is the same for any number of hosts.
+    A row is the index of an example and its draw: a number that no other of 2^32 rows has, and that
+    the patch of the example follows from, or -1 for the whole. A host's share is a block of rows of
+    the global batch, so the global batch is the same for any number of hosts.
     """
 
     def __init__(self, steps: int, rows: Callable[[int], Int64[np.ndarray, "rows 2"]]):

@@ -86,7 +86,7 @@ def make_target(config: Data) -> Callable[[Mask, str], Target]:
         index = _make_index(config)
         return lambda mask, name: classify(index(mask, name), name)
     if config.masks in OF_RATERS:
-        return lambda mask, name: _of_raters(classify(mask, name), config)
+        return lambda mask, name: _of_raters(classify(mask, name), config, name)
     return classify
 
 
@@ -139,10 +139,12 @@ _NAMES = {
 }
 
 
-def _of_raters(raters: Target, config: Data) -> Target:
+def _of_raters(raters: Target, config: Data, name: str) -> Target:
     """What several annotators say, each by a mask and the pixels that they annotated."""
     labels, where = raters
     num_classes = len(config.classes)
+    if len(labels) > 255:
+        raise DataError(f"{name}: there are {len(labels)} annotators, but at most 255 are counted")
     if config.masks == "votes":
         votes = [np.sum(where & (labels == i), 0, dtype=np.uint8) for i in range(num_classes)]
         return Target(np.stack(votes, -1), where.any(0))
