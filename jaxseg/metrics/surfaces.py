@@ -31,7 +31,7 @@ from jax import lax
 from jaxseg import checks, ops
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Int16
 
 
 class SurfaceDistances(NamedTuple):
@@ -286,21 +286,21 @@ def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, 
     def score(distances, surface):
         # The exact order statistic, bit by bit, since the bits of such floats are ordered as they
         # are; to sort takes longer, and neither the number nor the place of the pixels is known.
+        # Of the high and then of the low half: twice as many fit into a register.
         bits = lax.bitcast_convert_type(distances, jnp.int32)
+        bits = jnp.where(surface, bits, jnp.iinfo(jnp.int32).max)
         last = jnp.maximum(_number(surface) - 1, 0)
         # percent * last / 100, with no product of more than int32 holds.
         whole, rest = jnp.divmod(last, 100)
         below, hundredths = jnp.divmod(percent * rest, 100)
         below += percent * whole
-        # No bit above the largest value's is set in any.
-        top = 31 - jnp.min(lax.clz(jnp.max(jnp.where(surface, bits, 0), -1, initial=0)), initial=31)
-
-        def refine(i, found):
-            candidate = found | (1 << (top - i))
-            smaller = _number(surface & (bits < candidate[..., None]))
-            return jnp.where(smaller <= below, candidate, found)
-
-        found = lax.fori_loop(0, top + 1, refine, jnp.zeros_like(below))
+        high = (bits >> 16).astype(jnp.int16)
+        leading = _of_rank(high, below)
+        alike = high == leading[..., None].astype(jnp.int16)
+        # Those of another high half come last, where the rank does not reach them.
+        low = jnp.where(alike, (bits & 0xFFFF) - 2**15, 2**15 - 1).astype(jnp.int16)
+        rank = below - _number(high < leading[..., None].astype(jnp.int16))
+        found = (leading << 16) + _of_rank(low, rank) + 2**15
         lower = lax.bitcast_convert_type(found, jnp.float32)
         at_most = _number(surface & (bits <= found[..., None]))
         above = jnp.min(
@@ -311,6 +311,24 @@ def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, 
         return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
 
     return ops.each_image(score, distances, surface, batch_rank=distances.ndim - 1)
+
+
+def _of_rank(values: Int16[Array, "*images pixels"], rank: Int[Array, "*images"]) -> Array:
+    """The value at a place, from 0 on, in the order of all, as int32."""
+    # Counted column by column in int16, which a CPU does in less than half of the time.
+    images, pixels = values.shape[:-1], values.shape[-1]
+    columns = max(512, math.ceil(pixels / 2**14))
+    rows = math.ceil(pixels / columns)
+    border = [(0, 0)] * len(images) + [(0, rows * columns - pixels)]
+    values = jnp.pad(values, border, constant_values=2**15 - 1).reshape(*images, rows, columns)
+
+    def refine(i, found):
+        candidate = found + (jnp.int32(2**15) >> i.astype(jnp.int32))
+        smaller = values < candidate[..., None, None].astype(jnp.int16)
+        smaller = _number(jnp.sum(smaller, -2, dtype=jnp.int16))
+        return jnp.where(smaller <= rank, candidate, found)
+
+    return lax.fori_loop(0, 16, refine, jnp.full(rank.shape, -(2**15), jnp.int32))
 
 
 def _pixels_of_both(distances: SurfaceDistances) -> Int[Array, "*images"]:

@@ -37,7 +37,7 @@ def distance_transform(
     1 by default; squared distances are then integers, and exact up to 2^24. Always float32.
 
     `where` marks the pixels whose distance is wanted; elsewhere it is some upper bound. For each
-    axis but the last the search stops at the largest distance that is wanted, so that the time
+    axis but the first the search stops at the largest distance that is wanted, so that the time
     is proportional to the pixels times that, in steps; at most to the pixels times the sides.
 
     The memory is proportional to the pixels. The distance is separable (Saito and Toriwaki 1994,
@@ -67,9 +67,10 @@ def _distances(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> 
 
 
 def _of_images(mask: Array, where: Array | None, spacing: tuple[float, ...]) -> Array:
-    *others, last = range(mask.ndim - len(spacing), mask.ndim)
-    squared = (spacing[-1] * _along_line(mask, last)) ** 2
-    for axis, step in zip(others, spacing[:-1], strict=True):
+    # Along the first axis whole rows are walked at once, as they lie in memory.
+    first, *others = range(mask.ndim - len(spacing), mask.ndim)
+    squared = (spacing[0] * _along_line(mask, first)) ** 2
+    for axis, step in zip(others, spacing[1:], strict=True):
         squared = _lower_envelope(squared, where, axis, step)
     return jnp.sqrt(squared)
 
@@ -129,6 +130,8 @@ def _outwards(squared: Array, wanted: Array, axis: int, step: float) -> Array:
 
 
 def _by_blocks(squared: Array, wanted: Array, axis: int, step: float) -> Array:
+    if axis == squared.ndim - 1:
+        return _by_rows(squared, wanted, step)
     shape, length = squared.shape, squared.shape[axis]
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     size = min(length, max(8, _BLOCK // after))
@@ -150,6 +153,23 @@ def _by_blocks(squared: Array, wanted: Array, axis: int, step: float) -> Array:
 
     flat = (x.reshape(before, length, after) for x in (squared, wanted))
     return lax.map(image, tuple(flat)).reshape(shape)
+
+
+def _by_rows(squared: Array, wanted: Array, step: float) -> Array:
+    """`_by_blocks` along the last axis, of blocks of rows."""
+    shape, length = squared.shape, squared.shape[-1]
+    rows = math.prod(shape[:-1])
+    size = min(rows, max(8, _BLOCK // length))
+    rest = -rows % size
+
+    def block(arrays):
+        own, asked = arrays
+        padded = jnp.pad(own, ((0, 0), (length, length)), constant_values=jnp.inf)
+        return _search(padded, own, asked, length, 1, step)
+
+    flat = (x.reshape(rows, length) for x in (squared, wanted))
+    blocks = (jnp.pad(x, ((0, rest), (0, 0))).reshape(-1, size, length) for x in flat)
+    return lax.map(block, tuple(blocks)).reshape(-1, length)[:rows].reshape(shape)
 
 
 def _search(padded: Array, own: Array, wanted: Array, start: Array, axis: int, step: float):
