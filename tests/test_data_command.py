@@ -614,8 +614,8 @@ def test_volumes_are_understood(tmp_path):
 
 
 def test_new_writes_a_page_that_trains(tmp_path):
-    """As ruff formats it, with many classes and a folder of odd names."""
-    root = tmp_path / 'the "best" data'
+    """As ruff formats it, with many classes and a folder of an odd, long name."""
+    root = tmp_path / ("deep" * 20) / ('the "best" data ' + "x" * 60)
     make(root, classes=30, image="train", mask="trainannot")
     for directory in ("train", "trainannot"):
         shutil.copytree(root / directory, root / directory.replace("train", "val"))

@@ -490,7 +490,7 @@ def render(found: Understanding, path: pathlib.Path) -> str:
     root = pathlib.Path(config.data.root).resolve().name
     commands = [_command("train", place) for place in (path, path.name)]
     return _PAGE.format(
-        title=f"The images of {root}: {len(config.data.classes)} classes.",
+        title=f"The images of {root[:60]}: {len(config.data.classes)} classes.",
         command=next((x for x in commands if len(x) <= 96), commands[-1]),
         fields=fields,
     )
@@ -524,7 +524,9 @@ def _field(name: str, value: Any, comments: Mapping[str, str], indent: int) -> s
         text += f"  # {comment}"
     elif comment:
         above = f"{margin}# {comment[0].upper()}{comment[1:]}.\n"
-    if len(text) > 100:
+    if len(text) > 100 and isinstance(value, str):  # a long path, which has no place to break
+        text += "  # noqa: E501"
+    elif len(text) > 100:
         items = "".join(f"{margin}    {_literal(x)},\n" for x in value)
         text = f"{margin}{name}=(\n{items}{margin}),"
     return f"{above}{text}\n"
