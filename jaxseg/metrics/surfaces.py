@@ -328,7 +328,7 @@ def _of_rank(values: Int16[Array, "*images pixels"], rank: Int[Array, "*images"]
         smaller = _number(jnp.sum(smaller, -2, dtype=jnp.int16))
         return jnp.where(smaller <= rank, candidate, found)
 
-    return lax.fori_loop(0, 16, refine, jnp.full(rank.shape, -(2**15), jnp.int32))
+    return lax.fori_loop(0, 16, refine, jnp.full_like(rank, -(2**15)))
 
 
 def _pixels_of_both(distances: SurfaceDistances) -> Int[Array, "*images"]:
