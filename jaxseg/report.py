@@ -83,7 +83,7 @@ class Report:
     ):
         """Records a training step's loss, its terms and the speed; `eta` is in seconds.
 
-        `input_wait` is the share of the time that was spent waiting for batches.
+        `input_wait` is the share of the time that the devices waited for batches, at most.
         """
         speeds = {"images_per_second": images_per_second, "input_wait": input_wait}
         self._write(step, {**scalars, **speeds})

@@ -344,7 +344,7 @@ class _Interruption:
 
 
 class _Clock:
-    """The speed since the last restart, and how much of the time was spent waiting for batches."""
+    """The speed since the last restart, and how much of the time the devices waited for batches."""
 
     def __init__(self, step: int, feed: parallel.Feed):
         self._feed = feed

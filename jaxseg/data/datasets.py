@@ -104,10 +104,8 @@ class TfdsSource:
         except Exception as error:  # of the network, the disk or manual downloads
             text = " ".join(str(error).split())
             raise DataError(f"tensorflow-datasets can't prepare {config.name}: {text}") from error
-        self._prepared_as, self._record = (
-            builder.info.full_name,
-            builder.data_path / "dataset_info.json",
-        )
+        self._full_name = builder.info.full_name
+        self._record = builder.data_path / "dataset_info.json"
         self._prepared = set(builder.info.features) == set(FEATURES)
         try:
             self._source = builder.as_data_source(split=split)
@@ -154,7 +152,7 @@ class TfdsSource:
 
     def version(self, index):
         made = self._record.stat().mtime
-        return f"{self._prepared_as} of {made} {self._split} {index}"
+        return f"{self._full_name} of {made} {self._split} {index}"
 
 
 def _needs_packages(name: str, error: ImportError) -> DataError:
