@@ -462,7 +462,7 @@ def main() -> None:
         for metric, calls in case.items():
             agree(metric, calls)
             turns = {who: (call, lambda _: None) for who, call in calls.items()}
-            seconds = take_turns(turns, args.repeats, 0.0)
+            seconds = take_turns(turns, args.repeats, 0.2)
             line = f"{metric:32}{images / statistics.median(seconds[OURS]):10.2f} images/s"
             for who, times in seconds.items():
                 ratios = [x / y for x, y in zip(times, seconds[OURS], strict=True)]

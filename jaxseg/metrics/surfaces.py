@@ -20,7 +20,7 @@ and a prediction that finds nothing is as bad as can be, not left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,11 +80,7 @@ def hausdorff(
     >>> print(hausdorff(surface_distances(labels.at[1, 5].set(True), labels)))
     3.0
     """
-    values = jnp.maximum(
-        _largest(distances.to_labels, distances.of_preds),
-        _largest(distances.to_preds, distances.of_labels),
-    )
-    return _resolved(values, distances, empty, missing)
+    return _scored(_hausdorff, distances, empty, missing)
 
 
 def hausdorff_95(
@@ -101,11 +97,7 @@ def hausdorff_95(
     >>> print(hausdorff_95(surface_distances(preds, labels)))
     0.0
     """
-    values = jnp.maximum(
-        _percentile(distances.to_labels, distances.of_preds, 95),
-        _percentile(distances.to_preds, distances.of_labels, 95),
-    )
-    return _resolved(values, distances, empty, missing)
+    return _scored(_hausdorff_95, distances, empty, missing)
 
 
 def average_surface_distance(
@@ -119,9 +111,7 @@ def average_surface_distance(
     >>> print(average_surface_distance(surface_distances(preds, labels)))  # 3 of one of 5
     0.6
     """
-    total = _sum(distances.to_labels, distances.of_preds)
-    total += _sum(distances.to_preds, distances.of_labels)
-    return _resolved(total / _pixels_of_both(distances), distances, empty, missing)
+    return _scored(_average, distances, empty, missing)
 
 
 def normalized_surface_dice(
@@ -141,9 +131,7 @@ def normalized_surface_dice(
     checks.amount("tolerance", tolerance)
     # A distance of three steps of 0.3 is as near as 0.9, but in float32 a digit more.
     within = tolerance * (1.0 + 4.0 * float(jnp.finfo(jnp.float32).eps))
-    near = _number(distances.of_preds & (distances.to_labels <= within))
-    near += _number(distances.of_labels & (distances.to_preds <= within))
-    return _resolved(near / _pixels_of_both(distances), distances, empty, 0.0)
+    return _scored(_share_within, distances, empty, within)
 
 
 def boundary_iou(
@@ -216,22 +204,24 @@ def _masks(preds, labels, where, spatial_rank: int) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames=("spatial_rank", "spacing"))
 def _measured(preds, labels, spatial_rank: int, spacing: tuple[float, ...] | None):
-    axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
-    surfaces = [x & ~_inner(x, spatial_rank) for x in (preds, labels)]
-    # Where there is nothing to measure to, the search would go through the whole image.
-    both = jnp.any(preds, axes, keepdims=True) & jnp.any(labels, axes, keepdims=True)
+    def measure(preds, labels):
+        axes = tuple(range(labels.ndim - spatial_rank, labels.ndim))
+        surfaces = [x & ~_inner(x, spatial_rank) for x in (preds, labels)]
+        # Where there is nothing to measure to, the search would go through the whole image.
+        both = jnp.any(preds, axes, keepdims=True) & jnp.any(labels, axes, keepdims=True)
 
-    def distances(of, to):
-        found = ops.distance_transform(
-            ~to, where=of & both, spatial_rank=spatial_rank, spacing=spacing
-        )
-        return jnp.where(both, found, jnp.inf)
+        def distances(of, to):
+            found = ops.distance_transform(
+                ~to, where=of & both, spatial_rank=spatial_rank, spacing=spacing
+            )
+            return jnp.where(both, found, jnp.inf)
 
-    to_preds, to_labels = distances(surfaces[1], surfaces[0]), distances(*surfaces)
-    images = labels.shape[: labels.ndim - spatial_rank]
-    pixels = math.prod(labels.shape[len(images) :])
-    flat = (x.reshape(*images, pixels) for x in (*surfaces, to_preds, to_labels))
-    return SurfaceDistances(*flat)
+        found = (*surfaces, distances(surfaces[1], surfaces[0]), distances(*surfaces))
+        images = labels.shape[: labels.ndim - spatial_rank]
+        pixels = math.prod(labels.shape[len(images) :])
+        return SurfaceDistances(*(x.reshape(*images, pixels) for x in found))
+
+    return ops.each_image(measure, preds, labels, batch_rank=labels.ndim - spatial_rank)
 
 
 def _inner(mask: Array, spatial_rank: int) -> Array:
@@ -267,6 +257,43 @@ def _eroded(mask: Array, reach: Array) -> Array:
     return mask
 
 
+@partial(jax.jit, static_argnames="score")
+def _scored(score: Callable, distances: SurfaceDistances, *values) -> Float[Array, "*images"]:
+    def of_images(*arrays):
+        return score(SurfaceDistances(*arrays), *values).astype(jnp.float32)
+
+    return ops.each_image(of_images, *distances, batch_rank=distances.of_preds.ndim - 1)
+
+
+def _hausdorff(distances: SurfaceDistances, empty, missing) -> Array:
+    return _resolved(_larger(_largest, distances), distances, empty, missing)
+
+
+def _hausdorff_95(distances: SurfaceDistances, empty, missing) -> Array:
+    values = _larger(partial(_percentile, percent=95), distances)
+    return _resolved(values, distances, empty, missing)
+
+
+def _average(distances: SurfaceDistances, empty, missing) -> Array:
+    total = _sum(distances.to_labels, distances.of_preds)
+    total += _sum(distances.to_preds, distances.of_labels)
+    return _resolved(total / _pixels_of_both(distances), distances, empty, missing)
+
+
+def _share_within(distances: SurfaceDistances, empty, within) -> Array:
+    near = _number(distances.of_preds & (distances.to_labels <= within))
+    near += _number(distances.of_labels & (distances.to_preds <= within))
+    return _resolved(near / _pixels_of_both(distances), distances, empty, 0.0)
+
+
+def _larger(score: Callable, distances: SurfaceDistances) -> Array:
+    """The larger score of the two directions."""
+    return jnp.maximum(
+        score(distances.to_labels, distances.of_preds),
+        score(distances.to_preds, distances.of_labels),
+    )
+
+
 def _number(surface: Array) -> Int[Array, "*images"]:
     return jnp.sum(surface, -1, dtype=jnp.int32)
 
@@ -279,56 +306,61 @@ def _largest(distances: Array, surface: Array) -> Float[Array, "*images"]:
     return jnp.max(jnp.where(surface, distances, 0.0), -1, initial=0.0)
 
 
-@partial(jax.jit, static_argnames="percent")
 def _percentile(distances: Array, surface: Array, percent: int) -> Float[Array, "*images"]:
     """The percentile over the surface, interpolated linearly."""
-
-    def score(distances, surface):
-        # The exact order statistic, bit by bit, since the bits of such floats are ordered as they
-        # are; to sort takes longer, and neither the number nor the place of the pixels is known.
-        # Of the high and then of the low half: twice as many fit into a register.
-        bits = lax.bitcast_convert_type(distances, jnp.int32)
-        bits = jnp.where(surface, bits, jnp.iinfo(jnp.int32).max)
-        last = jnp.maximum(_number(surface) - 1, 0)
-        # percent * last / 100, with no product of more than int32 holds.
-        whole, rest = jnp.divmod(last, 100)
-        below, hundredths = jnp.divmod(percent * rest, 100)
-        below += percent * whole
-        high = (bits >> 16).astype(jnp.int16)
-        leading = _of_rank(high, below)
-        alike = high == leading[..., None].astype(jnp.int16)
-        # Those of another high half come last, where the rank does not reach them.
-        low = jnp.where(alike, (bits & 0xFFFF) - 2**15, 2**15 - 1).astype(jnp.int16)
-        rank = below - _number(high < leading[..., None].astype(jnp.int16))
-        found = (leading << 16) + _of_rank(low, rank) + 2**15
-        lower = lax.bitcast_convert_type(found, jnp.float32)
-        at_most = _number(surface & (bits <= found[..., None]))
-        above = jnp.min(
-            jnp.where(surface & (bits > found[..., None]), distances, jnp.inf), -1, initial=jnp.inf
-        )
-        upper = jnp.where((at_most > below + 1) | (below == last), lower, above)
-        share = hundredths.astype(jnp.float32) / 100.0
-        return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
-
-    return ops.each_image(score, distances, surface, batch_rank=distances.ndim - 1)
+    # The exact order statistic, as the bits of such floats are ordered as they are: to sort takes
+    # longer, and neither the number nor the place of the pixels is known. First of the high and
+    # then of the low half: twice as many fit into a register.
+    bits = lax.bitcast_convert_type(distances, jnp.int32)
+    last = jnp.maximum(_number(surface) - 1, 0)
+    # percent * last / 100, with no product of more than int32 holds.
+    whole, rest = jnp.divmod(last, 100)
+    below, hundredths = jnp.divmod(percent * rest, 100)
+    below += percent * whole
+    high, low = ((x - 2**15).astype(jnp.int16) for x in (bits >> 16, bits & 0xFFFF))
+    leading = _of_rank(high, surface, below)
+    smaller = surface & (high < leading[..., None])
+    alike = surface & (high == leading[..., None])
+    found = ((leading.astype(jnp.int32) + 2**15) << 16) + 2**15
+    found += _of_rank(low, alike, below - _number(smaller))
+    lower = lax.bitcast_convert_type(found, jnp.float32)
+    at_most = _number(surface & (bits <= found[..., None]))
+    above = jnp.min(
+        jnp.where(surface & (bits > found[..., None]), distances, jnp.inf), -1, initial=jnp.inf
+    )
+    upper = jnp.where((at_most > below + 1) | (below == last), lower, above)
+    share = hundredths.astype(jnp.float32) / 100.0
+    return jnp.where(hundredths > 0, (1.0 - share) * lower + share * upper, lower)
 
 
-def _of_rank(values: Int16[Array, "*images pixels"], rank: Int[Array, "*images"]) -> Array:
-    """The value at a place, from 0 on, in the order of all, as int32."""
+def _of_rank(
+    values: Int16[Array, "*images pixels"],
+    surface: Bool[Array, "*images pixels"],
+    rank: Int[Array, "*images"],
+) -> Int16[Array, "*images"]:
+    """The value at a place, from 0 on, in the order of those on the surface."""
     # Counted column by column in int16, which a CPU does in less than half of the time.
     images, pixels = values.shape[:-1], values.shape[-1]
     columns = max(512, math.ceil(pixels / 2**14))
     rows = math.ceil(pixels / columns)
     border = [(0, 0)] * len(images) + [(0, rows * columns - pixels)]
-    values = jnp.pad(values, border, constant_values=2**15 - 1).reshape(*images, rows, columns)
+    least, most = (jnp.int16(x) for x in (-(2**15), 2**15 - 1))
+    highest = jnp.max(jnp.where(surface, values, least), -1)
+    values = jnp.pad(jnp.where(surface, values, most), border, constant_values=most)
+    values = values.reshape(*images, rows, columns)
 
-    def refine(i, found):
-        candidate = found + (jnp.int32(2**15) >> i.astype(jnp.int32))
-        smaller = values < candidate[..., None, None].astype(jnp.int16)
-        smaller = _number(jnp.sum(smaller, -2, dtype=jnp.int16))
-        return jnp.where(smaller <= rank, candidate, found)
+    def unfinished(bracket):
+        low, high = bracket
+        return jnp.any(low < high)
 
-    return lax.fori_loop(0, 16, refine, jnp.full_like(rank, -(2**15)))
+    def halve(bracket):
+        low, high = bracket
+        middle = ((low.astype(jnp.int32) + high) >> 1).astype(jnp.int16)
+        up_to = jnp.sum(values <= middle[..., None, None], -2, dtype=jnp.int16)
+        above = jnp.sum(up_to, -1, dtype=jnp.int32) <= rank
+        return jnp.where(above, middle + 1, low), jnp.where(above, high, middle)
+
+    return lax.while_loop(unfinished, halve, (jnp.min(values, (-2, -1)), highest))[0]
 
 
 def _pixels_of_both(distances: SurfaceDistances) -> Int[Array, "*images"]:
@@ -340,4 +372,4 @@ def _resolved(values: Array, distances: SurfaceDistances, empty, missing) -> Arr
     """The values, and what the caller says of masks without a pixel."""
     found = jnp.any(distances.of_preds, -1), jnp.any(distances.of_labels, -1)
     values = jnp.where(found[0] & found[1], values, missing)
-    return jnp.where(found[0] | found[1], values, empty).astype(jnp.float32)
+    return jnp.where(found[0] | found[1], values, empty)

@@ -94,15 +94,20 @@ def _accumulated(mask: Array, axis: int) -> Array:
 
 
 def _walked(mask: Array, axis: int) -> Array:
-    def step(steps, inside):
+    # Not unrolled, which more than doubles the time.
+    def down(steps, inside):
         steps = jnp.where(inside, steps + 1.0, 0.0)
         return steps, steps
 
+    def up(steps, line):
+        inside, before = line
+        steps = jnp.where(inside, steps + 1.0, 0.0)
+        return steps, jnp.minimum(before, steps)
+
     mask = jnp.moveaxis(mask, axis, 0)
     first, last = (jnp.where(line, jnp.inf, jnp.float32(0.0)) for line in (mask[0], mask[-1]))
-    before = lax.scan(step, first, mask, unroll=4)[1]
-    after = lax.scan(step, last, mask, reverse=True, unroll=4)[1]
-    return jnp.moveaxis(jnp.minimum(before, after), 0, axis)
+    before = lax.scan(down, first, mask)[1]
+    return jnp.moveaxis(lax.scan(up, last, (mask, before), reverse=True)[1], 0, axis)
 
 
 def _lower_envelope(squared: Array, where: Array | None, axis: int, step: float) -> Array:
