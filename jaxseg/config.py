@@ -86,13 +86,18 @@ class Model:
 
 @dataclasses.dataclass(slots=True)
 class Optim:
-    """The optimizer and its schedule: linear warm-up, then cosine decay to zero."""
+    """The optimizer and its schedule. docs/training.md says which to take."""
 
-    name: str = "adam"  # or "adamw", "rmsprop", "sgd"
+    name: str = "adam"  # "adamw", "rmsprop", "sgd", "lion", "muon", "adafactor", "schedule_free"
     learning_rate: float = 3e-3
+    # Of parameters whose names match a pattern, as in (("down*", 0.1),); 0 freezes them.
+    rates: tuple[tuple[str, float], ...] = ()
+    schedule: str = "cosine"  # after the warm-up; or "polynomial", "one_cycle", "constant"
     warmup_steps: int = 20
+    final_share: float = 0.0  # of the learning rate, at the last step, unless "constant"
+    power: float = 0.9  # of "polynomial"; 1 is a straight line
     weight_decay: float = 0.0  # decoupled, on kernels only
-    momentum: float = 0.9  # of rmsprop and sgd
+    momentum: float = 0.9  # of rmsprop and sgd; the average's share in schedule_free
     clip_norm: float = 1.0  # of the global gradient; 0 does not clip
     ema_decay: float = 0.0  # of the model's moving average, which is then evaluated; 0: none
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxseg import optim
 from jaxseg.batch import Batch
 from jaxseg.models import Functional
 
@@ -29,8 +30,10 @@ class TrainState(NamedTuple):
 
     @property
     def eval_variables(self) -> tuple[dict, dict]:
-        """The parameters and statistics to evaluate: the moving averages where there are some."""
-        return (self.params, self.batch_stats) if self.ema is None else self.ema
+        """The parameters and statistics to evaluate: averages where there are some."""
+        if self.ema is not None:
+            return self.ema
+        return optim.eval_params(self.params, self.opt_state), self.batch_stats
 
 
 def init_state(

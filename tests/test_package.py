@@ -57,7 +57,7 @@ ROOMS = {
     "ops": {"checks"},
     "optim": {"config"},
     "cli": {"config", "parallel"},
-    "steps": {"batch", "metrics", "models"},
+    "steps": {"batch", "metrics", "models", "optim"},
     "parallel": {"batch"},
     "data": {"batch", "cli", "config", "labels", "pictures", "report"},
     "checkpoints": {"parallel"},
