@@ -115,7 +115,7 @@ class Config:
     keep_latest: int = 2  # checkpoints, besides the best one
     log_every: int = 10  # steps
     pictures: int = 4  # images of the evaluation split that are drawn
-    parallel: str = "pmap"  # or "shard_map"
+    parallel: str = "pmap"  # or "shard_map", "fsdp" (splits the state), "spatial" (images)
     # Terms (name, weight) or (name, weight, {"option": value}) from jaxseg.losses.
     loss: tuple = (("cross_entropy", 1.0), ("relative_entropy", 0.5))
     data: Data = dataclasses.field(default_factory=Data)

@@ -64,8 +64,8 @@ _OF_SEGMENTS = (
 )
 
 
-def make_model(config: Config) -> models.Functional:
-    """The model of a config, with batch statistics over all replicas."""
+def make_model(config: Config, *, axis_name: str | None = None) -> models.Functional:
+    """The model of a config, trained with batch statistics over all replicas of `axis_name`."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if config.model.dtype not in dtypes:
         raise ValueError(
@@ -81,7 +81,7 @@ def make_model(config: Config) -> models.Functional:
             dropout=config.model.dropout,
             dtype=dtypes[config.model.dtype],
             spatial_rank=len(config.data.image_size),
-            axis_name=parallel.AXIS,
+            axis_name=axis_name,
             rngs=rngs,
         )
     )
@@ -107,7 +107,7 @@ class Evaluator:
         views: str = "none",
     ):
         self.config, self._runner, self._names = config, runner, tuple(names)
-        self._batch_size = parallel.round_up(config.eval_batch_size)
+        self._batch_size = parallel.round_up(config.eval_batch_size, runner)
         self.source = data.open_source(config.data, split or config.data.eval_split)
         prepare = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
         self._prepare, self._loss = prepare, losses.weighted_sum(config.loss)
@@ -131,10 +131,10 @@ class Evaluator:
             return scores.measure(self._names, example)
 
         measured = make_eval_step(
-            lambda state, batch: logits(state, batch.images), measure, axis_name=parallel.AXIS
+            lambda state, batch: logits(state, batch.images), measure, axis_name=runner.axis_name
         )
         self._step = runner.compile(
-            lambda state, batch: measured(state, prepare(batch)), donate_state=False
+            lambda state, batch: measured(state, runner.spread(prepare(batch))), donate_state=False
         )
         self._predict = jax.jit(make_predict(model.apply, prepare=prepare, **options))
 
@@ -150,7 +150,7 @@ class Evaluator:
         `on_skip` is told what could not be read, where data.unreadable is "skip": an image of which
         no pixel counts.
         """
-        host, hosts = parallel.host()
+        host, hosts = self._runner.share
         positions = data.eval_positions(
             len(self.source), batch_size=self._batch_size, host=host, hosts=hosts
         )
@@ -217,10 +217,11 @@ class Evaluator:
     def examples(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
         """The image, labels, `where` and probabilities of some images, as `pictures.panels`."""
         load = data.make_loader(self.source, self.config.data)
-        state = parallel.local(state)
+        # Of what predicts, in the memory of one device.
+        state = jax.device_put(parallel.on_host(state._replace(opt_state=())))
         for index in indices:
             batch = data.collate([load(int(index))])
-            probs = np.asarray(self._predict(state, batch))
+            probs = np.asarray(self._predict(state, self._runner.alone(batch)))
             yield batch.images[0], batch.labels[0], batch.where[0], probs[0]
 
     def compared(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
@@ -236,7 +237,7 @@ class Run(NamedTuple):
     config: Config
     model: models.Functional
     step: int
-    state: TrainState
+    state: TrainState  # on the host
     temperature: float  # that its logits are divided by
     fitted_to: str | None  # the split whose images say so
 
@@ -255,7 +256,7 @@ def open_run(workdir: str | os.PathLike) -> Run:
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     step, state = saved.restore_best(jax.eval_shape(make_init(run, model)))
     saved.close()
-    return Run(workdir, run, model, step, parallel.replicate(state), *_temperature(workdir, step))
+    return Run(workdir, run, model, step, state, *_temperature(workdir, step))
 
 
 def _temperature(workdir: pathlib.Path, step: int) -> tuple[float, str | None]:
@@ -287,7 +288,7 @@ def evaluate_masks(
     With `show`, a terminal shows the progress.
     """
     runner = parallel.make_runner("pmap")
-    host, hosts = parallel.host()
+    host, hosts = runner.share
     found, groups = {}, masks.groups()
 
     def measured():
@@ -304,9 +305,10 @@ def evaluate_masks(
                 example = scores.Example(task, preds, image.labels, image.where, image.sizes)
                 return scores.measure(names, example)
 
-            step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=parallel.AXIS)
+            axis_name = runner.axis_name
+            step = make_eval_step(lambda _, batch: batch.preds, measure, axis_name=axis_name)
             step = runner.compile(step, donate_state=False)
-            size = _batch_size(group, batch_size)
+            size = _batch_size(group, batch_size, runner)
             batches = masks.batches(group, batch_size=size, host=host, hosts=hosts)
             for first, batch in enumerate(batches):
                 indices = group.indices[first * size : (first + 1) * size]
@@ -314,7 +316,7 @@ def evaluate_masks(
 
     rows = measured()
     if show:
-        total = sum(-(-len(x.indices) // _batch_size(x, batch_size)) for x in groups)
+        total = sum(-(-len(x.indices) // _batch_size(x, batch_size, runner)) for x in groups)
         rows = report.progress(rows, total, "masks")
     for indices, values in rows:
         for key, value in values.items():
@@ -324,10 +326,10 @@ def evaluate_masks(
     return Evaluation(masks.names, tuple(classes or ()), tuple(names), statistics)
 
 
-def _batch_size(group: data.MaskGroup, most: int) -> int:
+def _batch_size(group: data.MaskGroup, most: int, runner: parallel.Runner) -> int:
     """How many masks are measured at once: no more than there are, or than fit in memory."""
     pairs = (group.num_segments or 1) ** 2
-    return parallel.round_up(min(most, len(group.indices), max(1, _PAIRS // pairs)))
+    return parallel.round_up(min(most, len(group.indices), max(1, _PAIRS // pairs)), runner)
 
 
 def make_init(config: Config, model: models.Functional) -> Callable[[], TrainState]:
@@ -340,10 +342,11 @@ def make_init(config: Config, model: models.Functional) -> Callable[[], TrainSta
 
 def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
     args = flags.FLAGS
+    runner = parallel.make_runner(run.config.parallel)
     evaluator = Evaluator(
         run.config,
         run.model,
-        parallel.make_runner(run.config.parallel),
+        runner,
         split=args.split,
         names=names,
         tolerance=args.tolerance,
@@ -354,7 +357,8 @@ def _of_run(run: Run, names: Sequence[str]) -> tuple[Evaluator, Evaluation]:
     def on_skip(why):
         print(f"skipped, and not scored: {why}", file=sys.stderr)
 
-    found = evaluator.evaluation(run.state, show=parallel.is_primary(), on_skip=on_skip)
+    state = runner.place(run.state)
+    found = evaluator.evaluation(state, show=parallel.is_primary(), on_skip=on_skip)
     return evaluator, found
 
 

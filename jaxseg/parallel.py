@@ -3,77 +3,210 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.batch import Batch
 
 AXIS = "replicas"
+_SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
 class Runner(NamedTuple):
-    """How one replica's step becomes a step of all devices of all hosts.
+    """How one pure step becomes a step of all devices of all hosts.
 
-    `compile(step, donate_state=...)` takes `step(state, batch)` written for one replica of the axis
-    `AXIS`. The compiled step takes this host's rows of the global batch as `shard` lays them out.
-    State and results are the same on every device, un-stacked.
+    `compile(step, donate_state=...)` takes `step(state, batch)`, written for one replica of
+    `axis_name`, or for the global batch where that is None. With `donate_state` the step returns a
+    new state first, which takes the memory of the old one. The compiled step takes the rows that
+    this host reads as `shard` lays them out, and the state as `place` does. What is no state is the
+    same on every device, un-stacked.
     """
 
+    axis_name: str | None
+    replicas: int  # that the rows of the global batch are split over
+    share: tuple[int, int]  # the part of these rows that this host reads, and of how many
     compile: Callable
     shard: Callable[[Batch], Batch]
+    layout: Callable  # the sharding of each array of a state
+    spread: Callable[[Batch], Batch]  # within a step: a batch that was changed, laid out again
+    alone: Callable[[Batch], Batch]  # a batch of one, as a step that is jitted alone takes it
+
+    def place(self, state):
+        """Puts a state that is the same on every host onto the devices."""
+        return _placed(state, self.layout(state))
 
 
 def make_runner(parallel: str, *, check_vma: bool = True) -> Runner:
-    """A runner by `jax.pmap` ("pmap") or `jit(jax.shard_map)` ("shard_map")."""
-    if parallel == "pmap":
-        return Runner(_compile_pmap, _shard_pmap)
-    if parallel == "shard_map":
-        mesh = Mesh(np.array(jax.devices()), (AXIS,))
-        split = PartitionSpec(AXIS)
+    """A runner, by what is split over the devices.
 
-        def compile_(step, *, donate_state):
-            mapped = jax.shard_map(
-                step,
-                mesh=mesh,
-                in_specs=(PartitionSpec(), split),
-                out_specs=PartitionSpec(),
-                check_vma=check_vma,
-            )
-            return jax.jit(mapped, donate_argnums=0 if donate_state else ())
-
-        def shard(batch):
-            sharding = NamedSharding(mesh, split)
-            return jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-            )
-
-        return Runner(compile_, shard)
-    raise ValueError(f'parallel is {parallel!r}, but must be "pmap" or "shard_map"')
+    - "pmap" and "shard_map": the batch. Each device has the whole state, and runs the step of one
+      replica, by `jax.pmap` or `jit(jax.shard_map)`.
+    - "fsdp": the batch and the state: parameters, optimizer state and moving averages (Zhao et al.
+      2023, arXiv:2304.11277; Rajbhandari et al. 2020, arXiv:1910.02054), each array along its
+      longest axis that splits evenly. XLA's partitioner gathers what a layer needs.
+    - "spatial": the first side of the images, their height or the depth of volumes, so that an
+      image may be larger than a device has memory for. The partitioner exchanges the rows that
+      convolutions need of their neighbours.
+    """
+    makers = {
+        "pmap": _by_pmap,
+        "shard_map": partial(_by_shard_map, check_vma=check_vma),
+        "fsdp": _fully_sharded,
+        "spatial": _spatial,
+    }
+    if parallel not in makers:
+        raise ValueError(
+            f"parallel is {parallel!r}, but must be one of {', '.join(map(repr, makers))}"
+        )
+    return makers[parallel](Mesh(np.array(jax.devices()), (AXIS,)))
 
 
-def _compile_pmap(step, *, donate_state):
-    return jax.pmap(
-        step,
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0 if donate_state else (),
+def _by_pmap(mesh: Mesh) -> Runner:
+    def compile_(step, *, donate_state):
+        donated = 0 if donate_state else ()
+        return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=donated)
+
+    def shard(batch):
+        devices = jax.local_device_count()
+        own = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+        rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
+        return jax.device_put(rows, own)
+
+    return _of_replicas(mesh, compile_, shard)
+
+
+def _by_shard_map(mesh: Mesh, check_vma: bool) -> Runner:
+    def compile_(step, *, donate_state):
+        mapped = jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(),
+            check_vma=check_vma,
+        )
+        return jax.jit(mapped, donate_argnums=0 if donate_state else ())
+
+    return _of_replicas(mesh, compile_, partial(_own_rows, mesh))
+
+
+def _of_replicas(mesh: Mesh, compile_: Callable, shard: Callable) -> Runner:
+    return Runner(
+        axis_name=AXIS,
+        replicas=mesh.size,
+        share=host(),
+        compile=compile_,
+        shard=shard,
+        layout=partial(_same, mesh),
+        spread=_as_is,
+        alone=_as_is,
     )
 
 
-def _shard_pmap(batch):
-    devices = jax.local_device_count()
-    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
-    rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
-    return jax.device_put(rows, sharding)
+def _fully_sharded(mesh: Mesh) -> Runner:
+    def along_longest(x):
+        sides = [(side, axis) for axis, side in enumerate(x.shape) if side % mesh.size == 0]
+        if math.prod(x.shape) < _SMALL or not sides:
+            return NamedSharding(mesh, PartitionSpec())
+        _, axis = max(sides)
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+
+    def layout(state):
+        return jax.tree.map(along_longest, state)
+
+    return Runner(
+        axis_name=None,
+        replicas=mesh.size,
+        share=host(),
+        compile=partial(_partitioned, mesh, layout),
+        shard=partial(_own_rows, mesh),
+        layout=layout,
+        spread=partial(
+            lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec(AXIS))
+        ),
+        alone=_as_is,
+    )
+
+
+def _spatial(mesh: Mesh) -> Runner:
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def by_height(x):
+        if x.shape[1] % mesh.size:
+            raise ValueError(
+                f'images are {"x".join(map(str, x.shape[1:]))}, but parallel="spatial" splits '
+                f"their first side over {mesh.size} devices; make data.image_size, data.patch_size "
+                f"and augment.crop_size multiples of {mesh.size} there"
+            )
+        return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+    def shardings(batch):
+        return Batch(*map(by_height, batch[:3]), sizes=None if batch.sizes is None else whole)
+
+    def shard(batch):
+        return _placed(batch, shardings(batch))
+
+    layout = partial(_same, mesh)
+    return Runner(
+        axis_name=None,
+        replicas=1,
+        share=(0, 1),
+        compile=partial(_partitioned, mesh, layout),
+        shard=shard,
+        layout=layout,
+        spread=lambda batch: lax.with_sharding_constraint(batch, shardings(batch)),
+        # One host alone may be asked for a picture.
+        alone=shard if jax.process_count() == 1 else _as_is,
+    )
+
+
+def _partitioned(mesh: Mesh, layout: Callable, step: Callable, *, donate_state: bool) -> Callable:
+    """A step of the global batch, whose work XLA splits as its arguments lie."""
+
+    def run(state, batch):
+        found = step(state, batch)
+        if not donate_state:
+            return lax.with_sharding_constraint(found, _same(mesh, found))
+        state, found = found
+        return (
+            lax.with_sharding_constraint(state, layout(state)),
+            lax.with_sharding_constraint(found, _same(mesh, found)),
+        )
+
+    return jax.jit(run, donate_argnums=0 if donate_state else ())
+
+
+def _own_rows(mesh: Mesh, batch: Batch) -> Batch:
+    rows = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+
+
+def _same(mesh: Mesh, tree):
+    return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tree)
+
+
+def _placed(tree, shardings):
+    """Puts values that every host has in full onto the devices."""
+
+    def put(x, sharding):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
 
 
 class Feed:
@@ -103,20 +236,18 @@ class Feed:
         return None if batch is None else self._shard(batch)
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raises unless the global batch splits evenly over all devices."""
-    devices = jax.device_count()
-    if batch_size < 1 or batch_size % devices:
+def check_batch_size(batch_size: int, runner: Runner) -> None:
+    """Raises unless the global batch splits evenly over the replicas."""
+    if batch_size < 1 or batch_size % runner.replicas:
         raise ValueError(
-            f"batch_size is {batch_size}, but must be a positive multiple of the {devices} "
-            f"devices; set --config.batch_size={round_up(batch_size)}"
+            f"batch_size is {batch_size}, but must be a positive multiple of the "
+            f"{runner.replicas} devices; set --config.batch_size={round_up(batch_size, runner)}"
         )
 
 
-def round_up(batch_size: int) -> int:
-    """The next batch size that splits evenly over all devices."""
-    devices = jax.device_count()
-    return max(1, -(-batch_size // devices)) * devices
+def round_up(batch_size: int, runner: Runner) -> int:
+    """The next batch size that splits evenly over the replicas."""
+    return max(1, -(-batch_size // runner.replicas)) * runner.replicas
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -129,13 +260,14 @@ def describe() -> str:
     return f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind})"
 
 
-def run_once(function: Callable):
-    """The result of a function that is compiled to run this once.
+def run_once(function: Callable, runner: Runner):
+    """The state that a function makes, placed; it is compiled to run this once.
 
     On a CPU without optimisation: for random bits it takes longer than all the rest.
     """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)()
+    shardings = runner.layout(jax.eval_shape(function))
+    return jax.jit(function, out_shardings=shardings, compiler_options=options)()
 
 
 def is_primary() -> bool:
@@ -190,23 +322,17 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def replicate(tree):
-    """Puts values that are the same on every host onto every device, as a runner returns them."""
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    sharding = NamedSharding(mesh, PartitionSpec())
-
-    def place(x):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    return jax.tree.map(place, tree)
-
-
 def on_host(tree):
-    """A copy on the host of values that are the same on every device."""
-    return jax.tree.map(np.array, local(tree))
+    """A copy on the host of values that are the same on every host, or of a state.
 
+    All hosts must ask together where a state is split over them.
+    """
 
-def local(tree):
-    """This host's own copy, on one of its devices, of values that are the same on every device."""
-    return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+    def copy(x):
+        if not isinstance(x, jax.Array) or x.is_fully_replicated:
+            return np.array(x.addressable_data(0) if isinstance(x, jax.Array) else x)
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(copy, tree)

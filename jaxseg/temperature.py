@@ -123,9 +123,10 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
     run = evaluate.open_run(workdir)
     split = split or run.config.data.eval_split
     runner = parallel.make_runner(run.config.parallel)
-    host, hosts = parallel.host()
+    placed = runner.place(run.state)
+    host, hosts = runner.share
     source = data.open_source(run.config.data, split)
-    batch_size = parallel.round_up(run.config.eval_batch_size)
+    batch_size = parallel.round_up(run.config.eval_batch_size, runner)
     prepare = functools.partial(data.normalise, mean=run.config.data.mean, std=run.config.data.std)
 
     def logits(state, batch):
@@ -135,12 +136,14 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
     def measure(state, logits, image):
         return {"slopes": slopes(logits, image.labels, state[1], where=image.where)}
 
-    measured = make_eval_step(logits, measure, axis_name=parallel.AXIS)
-    step = runner.compile(lambda state, batch: measured(state, prepare(batch)), donate_state=False)
+    measured = make_eval_step(logits, measure, axis_name=runner.axis_name)
+    step = runner.compile(
+        lambda state, batch: measured(state, runner.spread(prepare(batch))), donate_state=False
+    )
 
     def of_split(sharpness):
         positions = data.eval_positions(len(source), batch_size=batch_size, host=host, hosts=hosts)
-        state, total = (run.state.eval_variables, parallel.replicate(sharpness)), 0.0
+        state, total = (placed.eval_variables, runner.place(sharpness)), 0.0
         for batch in data.batches(source, positions, run.config.data):
             found = parallel.on_host(step(state, runner.shard(batch)))["slopes"]
             total = total + found.sum(0, dtype=np.float64)
@@ -152,7 +155,7 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
         evaluator = evaluate.Evaluator(
             run.config, run.model, runner, split=split, names=_JUDGED, temperature=temperature
         )
-        return evaluator.evaluation(run.state).scores()
+        return evaluator.evaluation(placed).scores()
 
     found = Fitted(temperature, run.step, split, len(source), scores(1.0), scores(temperature))
     if parallel.is_primary():

@@ -65,7 +65,7 @@ def train(
 
 
 def _train(config, workdir, allow_config_change, console, interruption):
-    primary = parallel.is_primary()
+    primary, (_, processes) = parallel.is_primary(), parallel.host()
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
 
@@ -73,10 +73,10 @@ def _train(config, workdir, allow_config_change, console, interruption):
         # As the workdir keeps it, so that the run can be scored from any directory.
         root = os.path.abspath(os.path.expanduser(config.data.root))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
-    _check(config)
-    example = data.example_spec(config.data, training=True)
     runner = parallel.make_runner(config.parallel)
-    model = make_model(config)
+    _check(config, runner)
+    example = data.example_spec(config.data, training=True)
+    model = make_model(config, axis_name=runner.axis_name)
     loss = losses.weighted_sum(config.loss)
     if config.model.resolutions > 1:
         loss = losses.deep_supervision(loss)
@@ -86,7 +86,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         config=config.augment,
         mean=config.data.mean,
         std=config.data.std,
-        axis_name=parallel.AXIS,
+        axis_name=runner.axis_name,
     )
     _rehearse(model, prepare, loss, example)
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
@@ -99,10 +99,10 @@ def _train(config, workdir, allow_config_change, console, interruption):
             model.apply,
             loss,
             optimizer,
-            prepare=prepare,
+            prepare=lambda batch, keys: runner.spread(prepare(batch, keys)),
             seed=config.seed,
             ema_decay=config.optim.ema_decay,
-            axis_name=parallel.AXIS,
+            axis_name=runner.axis_name,
         ),
         donate_state=True,
     )
@@ -117,9 +117,11 @@ def _train(config, workdir, allow_config_change, console, interruption):
     with parallel.together():
         if primary:  # only now, so that a config that does not fit has replaced nothing
             _keep(workdir, config)
-    start, state = restored or (0, parallel.run_once(init))
     # Placed as the step returns it, or the second step would be compiled anew.
-    state = parallel.replicate(state)
+    if restored is None:
+        start, state = 0, parallel.run_once(init, runner)
+    else:
+        start, state = restored[0], runner.place(restored[1])
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
     _say(
         console,
@@ -132,7 +134,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
     with contextlib.closing(saved), contextlib.closing(report):
-        host, hosts = parallel.host()
+        host, hosts = runner.share
         positions = functools.partial(
             data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
         )
@@ -157,9 +159,9 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 clock.restart(step)
             logs = step % config.log_every == 0 or step == config.steps
             evaluates = step % config.eval_every == 0 or step == config.steps
-            stops = (
-                interruption.asked if hosts == 1 else logs and parallel.any_host(interruption.asked)
-            )
+            stops = interruption.asked
+            if processes > 1:
+                stops = logs and parallel.any_host(stops)
             saves = evaluates or stops or step % config.checkpoint_every == 0
             if not (logs or saves):
                 continue
@@ -180,8 +182,9 @@ def _train(config, workdir, allow_config_change, console, interruption):
             if evaluates:
                 scores = evaluator.scores(state, on_skip=report.skipped)
                 report.evaluation(step, scores)
-                if primary and config.pictures:
-                    report.picture(step, evaluator.picture(state))
+                sheet = evaluator.picture(state) if config.pictures else None
+                if primary and sheet is not None:
+                    report.picture(step, sheet)
             if saves:
                 saved.save(step, state, scores)
             if stops:
@@ -199,15 +202,15 @@ def _train(config, workdir, allow_config_change, console, interruption):
         _say(console, f"evaluate again   {_command('evaluate', workdir)}")
     if step < config.steps:
         _say(console, f"Stopped after step {step} of {config.steps}, which is saved. To go on:")
-        if hosts > 1:
-            _say(console, f"(on each of the {hosts} hosts, with the flags that join them)")
+        if processes > 1:
+            _say(console, f"(on each of the {processes} hosts, with the flags that join them)")
         _say(console, _command("train", workdir))
     return scores
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, runner: parallel.Runner) -> None:
     """Raises ValueError for numbers that make no run."""
-    parallel.check_batch_size(config.batch_size)
+    parallel.check_batch_size(config.batch_size, runner)
     counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
     for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed"))):
         for name in names:

@@ -799,8 +799,9 @@ def voted():
     state = jax.jit(evaluate.make_init(config, model))()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "open_source", lambda *_: Voted())
-        evaluator = evaluate.Evaluator(config, model, parallel.make_runner("pmap"), names=names)
-    return evaluator, parallel.replicate(state)
+        runner = parallel.make_runner("pmap")
+        evaluator = evaluate.Evaluator(config, model, runner, names=names)
+    return evaluator, runner.place(state)
 
 
 def test_volumes_of_several_annotators(voted):

@@ -60,4 +60,4 @@ def test_batches_are_laid_out_for_each_runner():
             lambda state, x: jax.lax.psum(state + jnp.sum(x["rows"]), parallel.AXIS),
             donate_state=False,
         )
-        assert int(parallel.on_host(step(parallel.replicate(0), found))) == 120
+        assert int(parallel.on_host(step(runner.place(0), found))) == 120

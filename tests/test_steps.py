@@ -306,14 +306,17 @@ def test_state_is_donated(name, donate):
 
 
 def test_make_runner_errors():
-    with pytest.raises(ValueError, match=r"parallel is 'pmpa', but must be \"pmap\" or"):
+    with pytest.raises(
+        ValueError, match=r"parallel is 'pmpa', but must be one of 'pmap', .*'spatial'$"
+    ):
         parallel.make_runner("pmpa")
 
 
 @pytest.mark.parametrize("size", [0, -8, 1, 12])
 def test_batch_size_must_split(size):
-    right = max(1, -(-size // DEVICES)) * DEVICES
+    right, runner = max(1, -(-size // DEVICES)) * DEVICES, parallel.make_runner("fsdp")
     with pytest.raises(ValueError, match=rf"batch_size is {size}, .* --config.batch_size={right}$"):
-        parallel.check_batch_size(size)
-    parallel.check_batch_size(right)
-    assert parallel.round_up(size) == right
+        parallel.check_batch_size(size, runner)
+    parallel.check_batch_size(right, runner)
+    assert parallel.round_up(size, runner) == right
+    parallel.check_batch_size(1, parallel.make_runner("spatial"))  # whose batch is not split

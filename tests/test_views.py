@@ -91,9 +91,10 @@ def test_evaluation_of_views():
     """What is scored, and drawn, is the mean of what the model says of each view."""
     run = Config(data=Data(image_size=(32, 32)), model=Model(widths=(2, 4)), eval_batch_size=8)
     model = make_model(run)
-    state = parallel.replicate(make_init(run, model)())
+    runner = parallel.make_runner("shard_map")
+    state = runner.place(make_init(run, model)())
     plain, flipped = (
-        Evaluator(run, model, parallel.make_runner("shard_map"), names=("accuracy",), views=kind)
+        Evaluator(run, model, runner, names=("accuracy",), views=kind)
         for kind in ("none", "flips")
     )
     confusions = flipped.evaluation(state).statistics["confusion"]

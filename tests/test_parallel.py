@@ -1,0 +1,192 @@
+"""What is split over the devices changes no result, and lowers the memory of each."""
+
+import dataclasses
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from test_steps import (
+    ADAM,
+    DEVICES,
+    SGD,
+    exactly,
+    make_batch,
+    make_step,
+    on_one_device,
+    prepare_train,
+    run_steps,
+)
+from test_train import Run, arguments, assert_same_run, make_config, of_two, records
+from test_train import root as root
+
+from jaxseg import Batch, data, losses, models, optim, parallel, steps
+from jaxseg.config import Config, Data, Model
+from jaxseg.evaluate import Evaluator, make_init
+from jaxseg.evaluate import make_model as model_of
+from jaxseg.train import train
+
+PARTITIONED = ("fsdp", "spatial")
+
+
+def sixteen(step):
+    """Batches whose height eight devices can share."""
+    return make_batch(step, size=16)
+
+
+@pytest.fixture
+def all_split(monkeypatch):
+    """Small arrays are split, too."""
+    monkeypatch.setattr(parallel, "_SMALL", 0)
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(SGD, marks=pytest.mark.exhaustive), ADAM], ids=["sgd", "adamw"]
+)
+@pytest.mark.parametrize("name", PARTITIONED)
+@pytest.mark.usefixtures("x64", "all_split")
+def test_one_device_equals_eight(config, name):
+    """In float64, over several steps: normalisation over the batch, all losses, augmentation.
+
+    Not that of split images, whose statistics are float32 and round as they are summed.
+    """
+    runner = parallel.make_runner(name)
+    prepare = prepare_train if name == "fsdp" else lambda batch, keys: exactly(batch)
+    options = {"dtype": jnp.float64, "prepare": prepare}
+    wanted = run_steps(on_one_device(), *make_step(config, parallel.AXIS, **options), batch=sixteen)
+    options["prepare"] = lambda batch, keys: runner.spread(prepare(batch, keys))
+    step, state = make_step(config, None, **options)
+    found = run_steps(runner, step, runner.place(state), batch=sixteen)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def wide_step(axis_name, prepare):
+    """A step whose parameters are worth to be split, its state's shapes and the state's maker."""
+    model = models.to_functional(
+        lambda rngs: models.UNet(1, 3, widths=(16, 32), axis_name=axis_name, rngs=rngs)
+    )
+    optimizer = optim.make_optimizer(ADAM, 10)
+    step = steps.make_train_step(
+        model.apply,
+        losses.weighted_sum((("cross_entropy", 1.0),)),
+        optimizer,
+        prepare=prepare,
+        seed=5,
+        ema_decay=0.9,
+        axis_name=axis_name,
+    )
+    return step, lambda: steps.init_state(model, optimizer, 5, ema=True)
+
+
+def planned(name, batch):
+    """The bytes that XLA plans for on each device: of the arguments, and besides."""
+    runner = parallel.make_runner(name)
+    step, init = wide_step(
+        runner.axis_name, lambda batch, keys: runner.spread(data.normalise(batch))
+    )
+    shapes = jax.eval_shape(init)
+    state = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        runner.layout(shapes),
+    )
+    compiled = runner.compile(step, donate_state=True).lower(state, runner.shard(batch)).compile()
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes, memory.temp_size_in_bytes
+
+
+def test_fully_sharded_state_takes_less_memory():
+    """Parameters, their two moments and their average: of all large arrays an eighth."""
+    batch = make_batch(0, size=32)
+    whole, split = (planned(name, batch)[0] for name in ("shard_map", "fsdp"))
+    rows = sum(x.nbytes for x in batch) // DEVICES
+    assert split - rows < (whole - rows) / 6
+
+
+def test_split_images_take_less_memory():
+    """A step of one image needs on each of eight devices less than a third of it on one alone."""
+    batch = make_batch(0, images=1, size=128)
+    step, init = wide_step(None, lambda batch, keys: data.normalise(batch))
+    alone = jax.jit(step).lower(jax.eval_shape(init), batch).compile().memory_analysis()
+    assert planned("spatial", batch)[1] < alone.temp_size_in_bytes / 3
+
+
+def test_layout_of_a_state():
+    """The longest axis that splits evenly; all of an array that is small or has none."""
+    layout = parallel.make_runner("fsdp").layout
+    shapes = [(3, 3, 16, 32), (3, 3, 64, 32), (1022, 4), (1032,), (24, 40, 7), (1016,), ()]
+    found = layout([jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    axis = parallel.AXIS
+    wanted = [(None, None, None, axis), (None, None, axis), (), (axis,), (None, axis), (), ()]
+    assert [x.spec for x in found] == [PartitionSpec(*x) for x in wanted]
+
+
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_states_come_back_whole(name):
+    """What checkpoints keep is the state, however it lies."""
+    runner = parallel.make_runner(name)
+    state = {"w": np.arange(4096.0).reshape(64, 64), "step": np.int32(3)}
+    placed = runner.place(state)
+    chex.assert_trees_all_equal(parallel.on_host(placed), state)
+    assert len(placed["w"].addressable_shards) == DEVICES
+    share = placed["w"].addressable_data(0).size
+    assert share == (512 if name == "fsdp" else 4096)
+    made = parallel.run_once(lambda: jax.tree.map(jnp.asarray, state), runner)
+    assert jax.tree.map(lambda x: x.sharding, made) == runner.layout(made)
+
+
+@pytest.mark.parametrize("sides", [(12, 16), (4, 16, 16)])
+def test_sides_that_do_not_split(sides):
+    where = np.ones((1, *sides), bool)
+    batch = Batch(where[..., None].astype(np.uint8), where.astype(np.uint8), where)
+    with pytest.raises(ValueError, match=r"splits their first side over 8 devices; make data"):
+        parallel.make_runner("spatial").shard(batch)
+
+
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_evaluation(name):
+    """Counts are those of replicas, and pictures but for a shade where the logits round."""
+    config = Config(data=Data(image_size=(32, 32)), model=Model(widths=(8, 16)), eval_batch_size=8)
+    config = dataclasses.replace(config, pictures=2)
+    model = model_of(config)
+    state = jax.jit(make_init(config, model))()
+    found = []
+    for kind in ("shard_map", name):
+        runner = parallel.make_runner(kind)
+        evaluator = Evaluator(config, model, runner, names=("accuracy",))
+        placed = runner.place(state)
+        confusion = evaluator.evaluation(placed).statistics["confusion"]
+        found.append((confusion, evaluator.picture(placed)))
+    (confusion, picture), (wanted, drawn) = found
+    np.testing.assert_array_equal(confusion, wanted)
+    np.testing.assert_allclose(picture.astype(int), drawn, atol=3)
+    assert np.mean(picture != drawn) < 1e-3
+
+
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_a_run_goes_on_where_it_was(name, root, tmp_path):
+    """To the last bit, as if it had been killed before its last checkpoint."""
+    options = {"steps": 4, "eval_every": 4, "checkpoint_every": 2, "model.widths": (8, 32)}
+    config = make_config(root, parallel=name, **options)
+    train(config, tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_two_processes_agree_with_one(name, root, tmp_path):
+    """Also where neither has the whole state, or the whole image."""
+    options = {"steps": 3, "eval_every": 3, "model.widths": (8, 32), "parallel": name}
+    args = arguments(root, **options)
+    with Run(tmp_path / "out", *args, f"--workdir={tmp_path / 'alone'}", devices=2) as run:
+        assert run.wait()[0] == 0, run.text()
+    for _, errors, code in of_two(*args, f"--workdir={tmp_path / 'run'}"):
+        assert code == 0, errors
+    for x, y in zip(records(tmp_path / "run"), records(tmp_path / "alone"), strict=True):
+        assert x == pytest.approx(y, rel=2e-3)
