@@ -88,10 +88,9 @@ class Model:
 class Optim:
     """The optimizer and its schedule. docs/training.md says which to take."""
 
-    name: str = "adam"  # "adamw", "rmsprop", "sgd", "lion", "muon", "adafactor", "schedule_free"
+    name: str = "adam"  # or "adamw", "rmsprop", "sgd", "lion", "muon", "adafactor", "schedule_free"
     learning_rate: float = 3e-3
-    # Of parameters whose names match a pattern, as in (("down*", 0.1),); 0 freezes them.
-    rates: tuple[tuple[str, float], ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()  # factors by name: (("down*", 0.1),); 0 freezes
     schedule: str = "cosine"  # after the warm-up; or "polynomial", "one_cycle", "constant"
     warmup_steps: int = 20
     final_share: float = 0.0  # of the learning rate, at the last step, unless "constant"

@@ -2,6 +2,8 @@
 
 import functools
 import io
+import pathlib
+import re
 
 import chex
 import jax
@@ -10,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 import jaxseg.config
@@ -21,7 +22,9 @@ from jaxseg.config import Optim
 from jaxseg.evaluate import open_run
 from jaxseg.train import train
 
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "training.md"
 NAMES = ("adam", "adamw", "rmsprop", "sgd", "lion", "muon", "adafactor", "schedule_free")
+SCHEDULES = ("cosine", "polynomial", "one_cycle", "constant")
 QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
 
 
@@ -79,32 +82,33 @@ REST = np.arange(9) / 8  # of 12 steps, of which 4 are warm-up
 HALF_COSINE = (1 + np.cos(np.pi * REST)) / 2
 
 
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    {
-        "cosine": ({}, [*RISE, *(0.8 * HALF_COSINE)]),
-        "cosine_to_a_share": ({"final_share": 0.25}, [*RISE, *(0.2 + 0.6 * HALF_COSINE)]),
-        "polynomial": (
-            {"schedule": "polynomial", "power": 2.0, "final_share": 0.25},
-            [*RISE, *(0.2 + 0.6 * (1 - REST) ** 2)],
-        ),
-        "poly_of_deeplab": ({"schedule": "polynomial"}, [*RISE, *(0.8 * (1 - REST) ** 0.9)]),
-        "one_cycle": (
-            {"schedule": "one_cycle"},
-            # Half a cosine up from 0.8 / 25.
-            [*(0.8 - 0.768 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2), *(0.8 * HALF_COSINE)],
-        ),
-        "constant": ({"schedule": "constant", "final_share": 0.5}, [*RISE, *[0.8] * 9]),
-    }.values(),
-)
-def test_schedule(options, wanted):
+SHAPES = {
+    "cosine": ({}, [*RISE, *(0.8 * HALF_COSINE)]),
+    "cosine_to_a_share": ({"final_share": 0.25}, [*RISE, *(0.2 + 0.6 * HALF_COSINE)]),
+    "polynomial": (
+        {"schedule": "polynomial", "power": 2.0, "final_share": 0.25},
+        [*RISE, *(0.2 + 0.6 * (1 - REST) ** 2)],
+    ),
+    "poly_of_deeplab": ({"schedule": "polynomial"}, [*RISE, *(0.8 * (1 - REST) ** 0.9)]),
+    "one_cycle": (
+        {"schedule": "one_cycle"},
+        # Half a cosine up from 0.8 / 25.
+        [*(0.8 - 0.768 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2), *(0.8 * HALF_COSINE)],
+    ),
+    "constant": ({"schedule": "constant", "final_share": 0.5}, [*RISE, *[0.8] * 9]),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_schedule(name):
     """At each of 12 steps, of which 4 are warm-up, and after the last one."""
+    options, wanted = SHAPES[name]
     schedule = optim.make_schedule(Optim(learning_rate=0.8, warmup_steps=4, **options), 12)
     np.testing.assert_allclose([schedule(step) for step in range(13)], wanted, atol=1e-7)
     np.testing.assert_array_equal(schedule(13), schedule(12))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "one_cycle", "constant"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedule_without_warmup(schedule):
     """It begins with the learning rate itself."""
     config = Optim(learning_rate=0.8, warmup_steps=0, schedule=schedule)
@@ -127,31 +131,45 @@ def test_warmup_must_fit(warmup):
         optim.make_schedule(Optim(warmup_steps=warmup), 12)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    {
-        "name": ({"name": "adamm"}, r"optim.name is 'adamm', but must be one of 'adam', .*'lion'"),
-        "schedule": ({"schedule": "cos"}, r"schedule is 'cos', but must be one of 'cosine', 'poly"),
-        "share": ({"final_share": 1.5}, r"optim.final_share is 1.5, but must be in \[0, 1\]"),
-        "power": ({"power": 0.0}, r"optim.power is 0.0, but must be positive"),
-        "rates": ({"rates": (("*", -1.0),)}, r"optim.rates is .*, but must be of factors at least"),
-        "free_schedule": (
-            {"name": "schedule_free"},
-            r"optim.schedule is 'cosine', but must be \"constant\" where optim.name is",
-        ),
-        "free_average": (
-            {"name": "schedule_free", "schedule": "constant", "ema_decay": 0.9},
-            r"optim.ema_decay is 0.9, but must be 0 where",
-        ),
-        "free_momentum": (
-            {"name": "schedule_free", "schedule": "constant", "momentum": 0.0},
-            r"optim.momentum is 0.0, but must be positive where",
-        ),
-    }.values(),
-)
-def test_options_that_make_no_optimizer(options, message):
+WRONG = {
+    "name": (
+        {"name": "adamm"},
+        f"optim.name is 'adamm', but must be one of {', '.join(map(repr, NAMES))}$",
+    ),
+    "schedule": (
+        {"schedule": "cos"},
+        f"optim.schedule is 'cos', but must be one of {', '.join(map(repr, SCHEDULES))}$",
+    ),
+    "share": ({"final_share": 1.5}, r"optim.final_share is 1.5, but must be in \[0, 1\]"),
+    "power": ({"power": 0.0}, r"optim.power is 0.0, but must be positive"),
+    "rates": ({"rates": (("*", -1.0),)}, r"optim.rates is .*, but must be of factors at least"),
+    "free_schedule": (
+        {"name": "schedule_free"},
+        r"optim.schedule is 'cosine', but must be \"constant\" where optim.name is",
+    ),
+    "free_average": (
+        {"name": "schedule_free", "schedule": "constant", "ema_decay": 0.9},
+        r"optim.ema_decay is 0.9, but must be 0 where",
+    ),
+    "free_momentum": (
+        {"name": "schedule_free", "schedule": "constant", "momentum": 0.0},
+        r"optim.momentum is 0.0, but must be positive where",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_options_that_make_no_optimizer(kind):
+    options, message = WRONG[kind]
     with pytest.raises(ValueError, match=message):
         optim.make_optimizer(Optim(**options), 100)
+
+
+@pytest.mark.exhaustive
+def test_page_has_a_row_for_every_choice():
+    rows = re.findall(r"^\| (`.+?) \|", PAGE.read_text(), re.M)
+    choices = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(choices) == sorted((*NAMES, *SCHEDULES))
 
 
 # Optimizers.
@@ -408,11 +426,11 @@ def test_states_come_back_from_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("name", NAMES[1:])  # "adam" is "adamw"
 @pytest.mark.usefixtures("x64")
 def test_runs_on_eight_devices(name):
-    """Replicated by pmap and shard_map, and sharded by jit, as on one device, the state donated."""
+    """Replicated or split, as on one device, and the state is donated."""
     rates = (("down0.norm0.*", 0.0), ("head.*", 0.5))
     config = make_config(name, rates=rates, weight_decay=0.25)
     optimizer = optim.make_optimizer(config, 10)
-    params = make_params()
+    params = make_params(16)
 
     def step(state, batch, axis_name=None):
         params, opt_state = state
@@ -432,25 +450,16 @@ def test_runs_on_eight_devices(name):
     start = jax.tree.map(np.array, (params, optimizer.init(params)))
     wanted = run(jax.jit(step, **QUICK), start, batch)
 
-    replica = functools.partial(step, axis_name=parallel.AXIS)
-    for parallelism in ("pmap", "shard_map"):
+    for parallelism in ("pmap", "shard_map", "fsdp"):
         runner = parallel.make_runner(parallelism)
-        compiled = runner.compile(replica, donate_state=True)
-        found = run(compiled, start, runner.shard(batch))
+        replica = functools.partial(step, axis_name=runner.axis_name)
+        placed = runner.place(start)
+        found = run(runner.compile(replica, donate_state=True), placed, runner.shard(batch))
         chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-12)
-
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
-
-    def place(x):
-        split = [axis for axis, side in enumerate(x.shape) if side % 8 == 0][-1:]
-        spec = PartitionSpec(*("devices" if axis in split else None for axis in range(x.ndim)))
-        return jax.device_put(x, NamedSharding(mesh, spec))
-
-    sharded = jax.tree.map(place, start)
-    found = run(jax.jit(step, donate_argnums=0, **QUICK), sharded, batch)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-12)
-    # But for what stands for a state that Adafactor does not keep.
-    assert all(x.is_deleted() for x in jax.tree.leaves(sharded) if x.shape != (1,))
+        # But for what stands for a state that Adafactor does not keep.
+        assert all(x.is_deleted() for x in jax.tree.leaves(placed) if x.shape != (1,))
+    split = [x for x in jax.tree.leaves(placed) if not x.is_fully_replicated]
+    assert {x.shape for x in split} == {(3, 3, 16, 8)}
 
 
 def test_averages_are_evaluated():
