@@ -218,23 +218,10 @@ def _check(config: Config, runner: parallel.Runner) -> None:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
     if config.seed >= 2**63:
         raise ValueError(f"seed is {config.seed}, but must be less than 2**63")
-    for name in ("threads", "channels"):
-        if getattr(config.data, name) < 1:
-            raise ValueError(f"data.{name} is {getattr(config.data, name)}, but must be at least 1")
-    for name in ("mean", "std", "value_range"):
-        if not all(map(math.isfinite, getattr(config.data, name))):
-            raise ValueError(f"data.{name} is {getattr(config.data, name)}, but must be finite")
     if config.data.patch_size and not config.data.mean:
         raise ValueError(
             "data.patch_size needs data.mean and data.std, since a patch has other statistics than "
             "the image that evaluation sees; `python -m jaxseg.data inspect` measures them"
-        )
-    for pair in config.data.label_map:
-        if not all(-(2**63) <= x < 2**63 for x in pair):
-            raise ValueError(f"data.label_map has {pair}, but numbers must fit into 64 bits")
-    if not config.data.classes or len(set(config.data.classes)) < len(config.data.classes):
-        raise ValueError(
-            f"data.classes is {config.data.classes}, but must be one name or more, no two alike"
         )
 
 

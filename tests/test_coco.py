@@ -285,3 +285,26 @@ def test_without_an_image(tmp_path):
     coco(tmp_path, objects("runs"))
     os.remove(tmp_path / "images" / "a b.png")
     assert "'a b' first" in complaint(open_source, config(tmp_path, classes=CLASSES), "[:]")
+
+
+def test_cache_of_annotations_that_change(tmp_path):
+    """What a run has read before the change is not taken for what the file holds after it."""
+    cached = config(tmp_path, classes=CLASSES, cache=str(tmp_path / "cache"))
+    picture(tmp_path / "images" / "a.png")
+
+    def annotate(side):
+        square = [0, 0, side, 0, side, side, 0, side]
+        drawn = {"image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": [square]}
+        size = {"height": SIZE[0], "width": SIZE[1]}
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", **size}],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"id": 1, **drawn}],
+        }
+        (tmp_path / "annotations.json").write_text(json.dumps(content))
+
+    annotate(4)
+    load = make_loader(open_source(cached, "[:]"), cached)
+    annotate(10)
+    assert load(0).labels.sum() == 16
+    assert loaded(cached)[0].labels.sum() == 100

@@ -3,6 +3,8 @@
 import csv
 import os
 import pathlib
+import struct
+import zlib
 
 import cv2
 import nibabel
@@ -14,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from jaxseg.config import Data
-from jaxseg.data import DataError, make_loader, open_source
+from jaxseg.data import DataError, files, make_loader, open_source, preparation
 
 RNG = np.random.default_rng(0)
 SIZE = (10, 14)
@@ -533,3 +535,82 @@ def test_volumes_of_no_spacing(tmp_path):
     content[76 + 4 * 3 : 76 + 4 * 4] = np.float32(np.nan).tobytes()  # pixdim[3]
     (tmp_path / "images" / "a.nii").write_bytes(content)
     assert "images/a.nii has pixels of (1.0, 1.0, nan)" in complaint(of_volumes(tmp_path))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits(tmp_path, bits):
+    """The values of a PNG file as they are stored, not stretched to 8 bits."""
+    values = np.arange(16, dtype=np.uint8).reshape(2, 8) % 2**bits
+    rows = np.packbits(
+        np.unpackbits(values[..., None], axis=-1)[..., 8 - bits :].reshape(2, -1), -1
+    )
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    np.testing.assert_array_equal(files.read_mask(tmp_path / "a.png"), values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "photometric"),
+    [
+        *((dtype, "miniswhite") for dtype in (bool, np.uint8, np.uint16)),
+        *((dtype, "minisblack") for dtype in (bool, np.uint8, np.int8, np.uint16, np.uint32)),
+    ],
+)
+def test_tiff_masks_as_stored(tmp_path, photometric, dtype):
+    """Whatever colour 0 is shown as, and whatever the integer."""
+    values = RNG.integers(0, 2, SIZE).astype(dtype)
+    values[0, 0] = np.iinfo(dtype).max - 3 if dtype is not bool else True
+    if dtype is np.int8:
+        values[0, 1] = -1
+    save(tmp_path / "a.tif", values, photometric=photometric)
+    np.testing.assert_array_equal(files.read_mask(tmp_path / "a.tif"), values)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy", ".nii"])
+def test_images_of_the_other_order_of_bytes(tmp_path, suffix):
+    values = image(channels=1, dtype=np.uint16)[..., 0]
+    if suffix == ".tif":
+        tifffile.imwrite(tmp_path / "a.tif", values, byteorder=">")
+    else:
+        save(tmp_path / f"a{suffix}", values.astype(">u2"))
+    found = files.read_image(tmp_path / f"a{suffix}")
+    assert found.dtype == np.uint16
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found[..., 0], values)
+
+
+def test_many_channels_are_scaled_down(tmp_path):
+    """By a factor that is no whole number, each channel as it would be alone."""
+    values = save(tmp_path / "images" / "a.npy", image(50, 60, channels=9))
+    save(tmp_path / "masks" / "a.png", mask(50, 60))
+    (found,) = loaded(config(tmp_path, channels=9, image_size=(32, 32)))
+    for channel in range(9):
+        wanted = cv2.resize(values[..., channel], (32, 27), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(found.images[:27, :, channel], wanted)
+
+
+def test_large_ids_stay_apart_when_scaled_down(tmp_path):
+    """In float32 these two would be one object, with no border between them."""
+    ids = np.full((64, 64), 2**24, np.int64)
+    ids[:, 32:] += 1
+    save(tmp_path / "images" / "a.png", image(64, 64))
+    save(tmp_path / "masks" / "a.npy", ids)
+    borders = config(tmp_path, masks="borders", classes=("out", "in", "edge"), image_size=(32, 32))
+    (found,) = loaded(borders)
+    assert (found.labels == 2).any(1).all()
+
+
+def test_prepared_sets_have_two_splits_and_a_name(tmp_path):
+    for fields, options, part in (
+        ({"eval_split": "train"}, {}, "are both 'train'"),
+        ({}, {"name": "folder"}, "the name 'folder'"),
+    ):
+        with pytest.raises(DataError, match=part):
+            preparation.prepare(config(tmp_path, **fields), tmp_path / "out", **options)

@@ -66,6 +66,7 @@ def test_groups_stay_together(by, pair):
         ("p07_slice1", r"p\d+", "p07"),
         ("p07_slice1", r"p(\d+)_", "07"),
         ("a/p07/slice1", r"^[^/]+", "a"),
+        ("im3", r"im(9)?", "im"),
     ],
 )
 def test_units(name, group, unit):

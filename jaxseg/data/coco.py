@@ -30,6 +30,7 @@ class Annotations:
         self.path, self._config = path, config
         if not path.is_file():
             raise DataError(f"{path} is not a file, but data.root and data.label name it")
+        self.version = files.version(path)  # of what is read now, whatever the file becomes
         try:
             content = json.loads(files.read_text(path))
             images, categories = content["images"], content["categories"]

@@ -252,12 +252,10 @@ class FolderSource:
     def version(self, index):
         item = self._items[index]
         paths = [item.image, *item.masks]
+        versions = [files.version(path) for path in paths]
         if self._annotations is not None:
-            paths.append(self._annotations.path)
-        stats = [path.stat() for path in paths]
-        return " ".join(
-            f"{path} {x.st_mtime_ns} {x.st_size}" for path, x in zip(paths, stats, strict=True)
-        )
+            versions.append(self._annotations.version)
+        return " ".join(versions)
 
     @property
     def _read_mask(self) -> Callable[[pathlib.Path], np.ndarray]:

@@ -23,7 +23,8 @@ NIFTI = (".nii", ".nii.gz")
 MASKS = (*PICTURES, ".npy", *NIFTI)
 IMAGES = MASKS
 _MOST_VALUES = 2**32  # of a TIFF file, whose sizes may be false
-_SAMPLES_PER_PIXEL = 277  # the tag of a TIFF file
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339  # tags of a TIFF file
+_UNSIGNED, _SIGNED = 1, 2  # of the last one
 SOFT_MASKS = (*MASKS, ".npz", ".mat")  # of several annotators, or amounts of each class
 
 
@@ -79,6 +80,7 @@ def read_image(path: pathlib.Path, spatial_rank: int = 2) -> Num[np.ndarray, "*p
                 f"{path} is one picture, but data.image_size has {spatial_rank} numbers; give "
                 "volumes, as NIfTI, NumPy or TIFF files of several pages"
             )
+    values = _native(values)
     if values.ndim == spatial_rank:
         values = values[..., None]
     if values.ndim != spatial_rank + 1 or values.dtype.kind not in "biuf":
@@ -168,6 +170,12 @@ def read_mask(path: pathlib.Path, ranks: Sequence[int] = (2, 3)) -> Integer[np.n
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
+def version(path: pathlib.Path) -> str:
+    """What changes with the file, without reading it."""
+    state = path.stat()
+    return f"{path} {state.st_mtime_ns} {state.st_size}"
+
+
 def read_text(path: pathlib.Path) -> str:
     """The text of a file, with or without a byte order mark."""
     try:
@@ -220,6 +228,11 @@ def _unreadable(path: pathlib.Path, what: str, error: Exception) -> DataError:
     said = " ".join(re.sub(r"<_io\.\w+ object at \w+>", "", str(error)).split())
     said = said or type(error).__name__
     return DataError(f"{path} can't be read as {what} ({said}); replace the file or remove it")
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """Values in the order of bytes of this machine."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _load_numpy(path: pathlib.Path, what: str = "a mask") -> np.ndarray:
@@ -336,7 +349,7 @@ def _load_tiff(path: pathlib.Path, spatial_rank: int) -> np.ndarray:
             f"data.image_size has {spatial_rank} numbers, and channels may be one axis more"
         )
     order = [axes.index(axis) for axis in (*slices, "Y", "X", *named)]
-    values = values.transpose(order)
+    values = _native(values.transpose(order))
     return values if named else values[..., None]
 
 
@@ -387,7 +400,8 @@ def _decode_fast(path: pathlib.Path, data: bytes, what: str) -> np.ndarray | Non
             kind, mode, wide = picture.format, picture.mode, _has_wide_colours(picture)
             # Colours that are transparent by value, inks and less than 8 bits are Pillow's.
             plain = "transparency" not in picture.info and mode in _FAST
-            plain = plain and all(mode in str(tile) for tile in picture.tile)
+            exact = f"'{mode}(;16)?B?'"
+            plain = plain and all(re.search(exact, str(tile)) for tile in picture.tile)
             size = picture.size
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from error
@@ -403,6 +417,24 @@ def _decode_fast(path: pathlib.Path, data: bytes, what: str) -> np.ndarray | Non
         order = cv2.COLOR_BGRA2RGBA if found.shape[-1] == 4 else cv2.COLOR_BGR2RGB
         found = cv2.cvtColor(found, order)
     return found
+
+
+def _as_stored(picture: Image.Image) -> np.ndarray:
+    """The values of a mask as its file has them.
+
+    Pillow stretches grey of 2 and 4 bits to 8, inverts that of TIFF files whose 0 is white, and has
+    no type for other integers of these.
+    """
+    kind = re.search(r"'(1|L);?([24])?(I?)R?'", str(picture.tile))
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}
+    values = np.asarray(picture)
+    if kind is not None and kind[3]:
+        values = ~values
+    if kind is not None and kind[2]:
+        values = values // (255 // (2 ** int(kind[2]) - 1))
+    stored = tags.get(_SAMPLE_FORMAT, (1,))[0], tags.get(_BITS_PER_SAMPLE, (0,))[0]
+    types = {(_SIGNED, 8): np.int8, (_UNSIGNED, 32): np.uint32}
+    return values.view(types[stored]) if stored in types and picture.mode in "LI" else values
 
 
 def _decode(
@@ -428,11 +460,11 @@ def _decode(
             if _has_wide_colours(picture):
                 raise DataError(f"{path}: {what} of colours of 16 bits can't be read; convert it")
             if what == "a mask" and getattr(picture, "n_frames", 1) > 1:
-                pages = [np.asarray(page) for page in ImageSequence.Iterator(picture)]
+                pages = [_as_stored(page) for page in ImageSequence.Iterator(picture)]
                 return mode, np.stack(pages)
             if mode in conversions:
                 return mode, np.asarray(picture.convert(conversions[mode]))
-            return mode, np.asarray(picture)
+            return mode, _as_stored(picture) if what == "a mask" else np.asarray(picture)
     except DataError:
         raise
     except _UNREADABLE as error:

@@ -198,6 +198,19 @@ def _check(config: Data) -> None:
             f"data.image_size is {config.image_size}, but must be (height, width), or (depth, "
             "height, width) of volumes"
         )
+    for name in ("threads", "channels"):
+        if getattr(config, name) < 1:
+            raise DataError(f"data.{name} is {getattr(config, name)}, but must be at least 1")
+    for name in ("mean", "std", "value_range"):
+        if not all(map(math.isfinite, getattr(config, name))):
+            raise DataError(f"data.{name} is {getattr(config, name)}, but must be finite")
+    for pair in config.label_map:
+        if not all(-(2**63) <= x < 2**63 for x in pair):
+            raise DataError(f"data.label_map has {pair}, but numbers must fit into 64 bits")
+    if not config.classes or len(set(config.classes)) < len(config.classes):
+        raise DataError(
+            f"data.classes is {config.classes}, but must be one name or more, no two alike"
+        )
     if config.bits not in (8, 16):
         raise DataError(f"data.bits is {config.bits}, but must be 8 or 16")
     if config.unreadable not in ("stop", "skip"):
@@ -275,7 +288,7 @@ def _cached(
         path = directory / hashlib.sha256(f"{key} {version}".encode()).hexdigest()[:40]
         try:
             image, labels, where, foreground = _unpacked(path)
-        except (OSError, ValueError):  # not there, or not whole
+        except (OSError, ValueError, TypeError):  # not there, or not whole
             found = decode(index)
             fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
             with fresh.open("wb") as file:
@@ -432,7 +445,10 @@ def _interpolated(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     if len(size) == 2:
         shrinks = any(a < b for a, b in zip(size, image.shape, strict=False))
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return cv2.resize(image, size[::-1], interpolation=how).reshape(*size, -1)
+        # OpenCV averages at most four channels at once.
+        parts = (image[..., i : i + 4] for i in range(0, image.shape[-1], 4))
+        parts = [cv2.resize(x, size[::-1], interpolation=how).reshape(*size, -1) for x in parts]
+        return np.concatenate(parts, -1)
     factors = [*(a / b for a, b in zip(size, image.shape, strict=False)), 1]
     # As wide as a pixel of the result, so that no detail is lost between pixels.
     widths = [max(0.0, (1 / factor - 1) / 2) for factor in factors]
@@ -443,15 +459,9 @@ def _interpolated(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 def _nearest(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """The label of the nearest pixel, by the centres of pixels, as averages are."""
-    if len(size) == 2:  # INTER_NEAREST would shift labels
-        wide = labels.astype(np.int32).astype(np.float32)
-        found = cv2.resize(wide, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return found.astype(labels.dtype)
-    factors = [a / b for a, b in zip(size, labels.shape, strict=True)]
-    found = scipy.ndimage.zoom(
-        labels.astype(np.int32), factors, order=0, mode="nearest", grid_mode=True
-    )
-    return found.astype(labels.dtype)
+    for axis, (new, old) in enumerate(zip(size, labels.shape, strict=True)):
+        labels = labels.take((2 * np.arange(new) + 1) * old // (2 * new), axis)
+    return labels
 
 
 def _size(shape: Sequence[int]) -> str:

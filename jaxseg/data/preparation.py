@@ -87,6 +87,16 @@ def prepare(
             f"the name {name!r} can't be that of a data set; give one of small letters, digits "
             "and underscores that begins with a letter, as in --name=streets"
         )
+    if name == "folder":
+        raise DataError(
+            "the name 'folder' is what data.name calls files as they are; give another, as in "
+            "--name=my_folder"
+        )
+    if config.train_split == config.eval_split:
+        raise DataError(
+            f"data.train_split and data.eval_split are both {config.train_split!r}, but what is "
+            "trained must not be scored; give them different splits"
+        )
     if name in tfds.list_builders(with_community_datasets=False):
         raise DataError(
             f"the name {name!r} is that of a data set of tensorflow-datasets, which would be read "

@@ -102,7 +102,7 @@ def unit_of(name: str, group: str) -> str:
         raise DataError(f"data.group is {group!r}, which is no pattern: {error}") from error
     if match is None:
         raise DataError(f"data.group is {group!r}, which the name {name!r} does not match")
-    return match[1] if match.re.groups else match[0]
+    return match[0] if not match.re.groups or match[1] is None else match[1]
 
 
 def _place(unit: str) -> int:
