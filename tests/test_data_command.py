@@ -162,6 +162,8 @@ def test_everything_that_is_wrong_is_listed(tmp_path):
     skipping = inspection.inspect(dataclasses.replace(config, unreadable="skip"))
     assert not skipping.stops
     assert "duplicate" in kinds(skipping)
+    lost = [line for kind in ("unreadable", "size", "image", "labels") for line in listed[kind]]
+    assert sorted(kinds(skipping)["skipped"]) == sorted(lost)
 
 
 def test_findings_are_what_stops_the_loader(tmp_path):
@@ -213,6 +215,34 @@ def test_groups_and_classes_of_both_splits(tmp_path):
         "group": ["'b' has 1 images in train and 1 in eval"],
         "absent class": ["eval has no pixel of class 'c'"],
     }
+
+
+def test_groups_of_a_table(tmp_path):
+    """A leak of what the table, or its paths, say of patients."""
+    rows = ["image,mask,split,group"]
+    for i, split in enumerate(("train", "train", "val")):
+        save(tmp_path / f"p{i % 2}" / "x" / f"{i}.png", noise(i))
+        save(tmp_path / f"p{i % 2}" / "y" / f"{i}.png", noise(i, SHAPE, 3))
+        rows.append(f"p{i % 2}/x/{i}.png,p{i % 2}/y/{i}.png,{split},{'ab'[i % 2]}")
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    config = folder(tmp_path, train_split="train", eval_split="val", listing="index.csv")
+    listed = kinds(inspection.inspect(config))["group"]
+    assert listed == ["'a' has 1 images in train and 1 in eval"]
+    rows = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    by_path = dataclasses.replace(config, group=r"p\d+")
+    listed = kinds(inspection.inspect(by_path))["group"]
+    assert listed == ["'p0' has 1 images in train and 1 in eval"]
+
+
+def test_all_of_a_split_unreadable_stops(tmp_path):
+    """Skipping leaves nothing to train on."""
+    make(tmp_path, 4)
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"")
+    found = inspection.inspect(folder(tmp_path, unreadable="skip"))
+    assert found.stops
+    assert set(kinds(found)) == {"unreadable"}
 
 
 def test_votes_and_volumes(tmp_path):

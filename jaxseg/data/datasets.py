@@ -34,13 +34,15 @@ FEATURES = ("image", "mask", "image_type", "mask_type", "spacing", "name")
 class Source(Protocol):
     """A split: examples by index, each with a name that a person can find it by.
 
-    The version of an example changes when what is stored does.
+    The version of an example changes when what is stored does. Its unit is the group that splits
+    keep together, or "" where there are none.
     """
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
     def name(self, index: int) -> str: ...
     def version(self, index: int) -> str: ...
+    def unit(self, index: int) -> str: ...
 
 
 def open_source(config: Data, split: str) -> Source:
@@ -154,6 +156,9 @@ class TfdsSource:
         made = self._record.stat().mtime
         return f"{self._full_name} of {made} {self._split} {index}"
 
+    def unit(self, index):
+        return ""  # tensorflow-datasets has its own splits
+
 
 def _needs_packages(name: str, error: ImportError) -> DataError:
     cause = error
@@ -220,7 +225,8 @@ class FolderSource:
         else:
             items = _paired(config, root, split, parsed.name, self._annotations)
         units = [item.group or splits.unit_of(item.name, config.group) for item in items]
-        self._items = [items[i] for i in splits.select(units, parsed, config.split_by)]
+        chosen = splits.select(units, parsed, config.split_by)
+        self._items, self._units = ([x[i] for i in chosen] for x in (items, units))
 
     def __len__(self):
         return len(self._items)
@@ -256,6 +262,9 @@ class FolderSource:
         if self._annotations is not None:
             versions.append(self._annotations.version)
         return " ".join(versions)
+
+    def unit(self, index):
+        return self._units[index] if self._config.group or self._items[index].group else ""
 
     @property
     def _read_mask(self) -> Callable[[pathlib.Path], np.ndarray]:

@@ -42,7 +42,7 @@ import jaxseg.config
 from jaxseg import cli, pictures, report
 from jaxseg.batch import Batch
 from jaxseg.config import Data
-from jaxseg.data import files, splits, targets
+from jaxseg.data import targets
 from jaxseg.data.datasets import Example, Source, open_source
 from jaxseg.data.files import DataError
 from jaxseg.data.pipeline import make_loader
@@ -72,6 +72,7 @@ KINDS = {
         "Give mask values a class in data.label_map, or correct data.classes and "
         "data.ignore_label.",
     ),
+    "skipped": (False, "Training leaves out what can't be used, as data.unreadable says."),
     "group": (False, "Keep each group in one split: what is evaluated has been trained on."),
     "duplicate": (False, "Keep one of the images that are the same, and all in one split."),
     "near duplicate": (False, "Look at the images that are nearly the same in both splits."),
@@ -79,6 +80,8 @@ KINDS = {
     "constant image": (False, "Look at the images of one value: they teach nothing."),
     "constant mask": (False, "See that masks of one value are meant so."),
 }
+
+_OF_FILES = ("unreadable", "size", "labels", "image")
 
 
 class Finding(NamedTuple):
@@ -147,9 +150,13 @@ def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Ins
     for split in found.values():
         findings += [facts.finding for facts in split.facts if facts.finding is not None]
     findings += [*_constants(found), *_absent(found, config), *_duplicates(found)]
-    findings += _groups(found, config)
-    if config.unreadable == "skip":  # then a run goes on without
-        findings = [x for x in findings if x.kind not in ("unreadable", "size", "labels", "image")]
+    findings += _groups(found)
+    if config.unreadable == "skip":  # then a run goes on without, if any is left
+        left = {key for key, split in found.items() if any(not x.finding for x in split.facts)}
+        findings = [
+            x._replace(kind="skipped") if x.kind in _OF_FILES and x.split in left else x
+            for x in findings
+        ]
     order = list(KINDS)
     findings.sort(key=lambda finding: order.index(finding.kind))
     summary = {
@@ -252,6 +259,9 @@ class _Alone:
 
     def version(self, index):
         return self._name
+
+    def unit(self, index):
+        return ""
 
 
 def load_whole(example: Example, name: str, config: Data, *, training: bool = True) -> Batch:
@@ -455,17 +465,12 @@ def _duplicates(found: Mapping[str, Split]) -> Iterator[Finding]:
             yield Finding("near duplicate", "eval+train", line)
 
 
-def _groups(found: Mapping[str, Split], config: Data) -> Iterator[Finding]:
-    if not config.group:
-        return
-    units = {}
-    for key, split in found.items():
-        units[key] = collections.Counter()
-        for seen in split.facts:
-            path = pathlib.Path(seen.name.partition(" with mask ")[0])
-            units[key][splits.unit_of(files.stem(path, files.IMAGES), config.group)] += 1
-    train, evaluation = units.values()
-    for unit in sorted(train.keys() & evaluation.keys()):
+def _groups(found: Mapping[str, Split]) -> Iterator[Finding]:
+    train, evaluation = (
+        collections.Counter(split.source.unit(seen.index) for seen in split.facts)
+        for split in found.values()
+    )
+    for unit in sorted((train.keys() & evaluation.keys()) - {""}):
         line = f"{unit!r} has {train[unit]} images in train and {evaluation[unit]} in eval"
         yield Finding("group", "eval+train", line)
 
