@@ -498,6 +498,10 @@ LAYOUTS = {
         ("JPEGImages", "SegmentationClass"),
         ("JPEGImages", "SegmentationClass", "[:80%]", "[80%:]"),
     ),
+    "no masks to train on": (
+        ("train/images", "val/images", "val/masks"),
+        ("val/images", "val/masks", "[:80%]", "[80%:]"),
+    ),
     "two kinds of masks": (
         ("images", "masks", "depth"),
         ("images", "masks", "[:80%]", "[80%:]"),
@@ -531,6 +535,15 @@ def test_folders_that_are_not_understood(tmp_path):
         page.find(tmp_path)
     save(tmp_path / "other" / "0.tif", noise(0))
     with pytest.raises(DataError, match="have the same name"):
+        page.find(tmp_path)
+
+
+def test_directories_of_cases_are_no_pair(tmp_path):
+    """An image of one case is no mask of another's, though their files are called alike."""
+    for case in ("case0", "case1"):
+        save(tmp_path / case / "image.png", noise(0))
+        save(tmp_path / case / "mask.png", noise(1, SHAPE, 2))
+    with pytest.raises(DataError, match="has no two directories of images and masks"):
         page.find(tmp_path)
 
 

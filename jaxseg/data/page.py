@@ -129,10 +129,13 @@ def find(root: pathlib.Path) -> Layout:
     for image, images in found.items():
         for label, masks in found.items():
             common = len(images.keys() & masks.keys())
-            if image != label and common:
+            likeness = (
+                _likeness(label, _MASKS) - _likeness(image, _MASKS),
+                _likeness(image, _IMAGES) - _likeness(label, _IMAGES),
+            )
+            if common and max(likeness) > 0 and _part(image) == _part(label):
                 order = (
-                    _likeness(label, _MASKS) - _likeness(image, _MASKS),
-                    _likeness(image, _IMAGES) - _likeness(label, _IMAGES),
+                    *likeness,
                     *(any(word in x for word in _TRAIN) for x in (image, label)),
                     common,
                     image,
@@ -166,6 +169,11 @@ def find(root: pathlib.Path) -> Layout:
 
 def _likeness(name: str, words: Iterable[str]) -> int:
     return int(any(word in name.lower() for word in words))
+
+
+def _part(name: str) -> tuple[bool, bool]:
+    """Whether a directory's name has that of training, and that of evaluation."""
+    return tuple(any(word in name for word in words) for words in (_TRAIN, _EVAL))
 
 
 def _by_name(
