@@ -60,8 +60,10 @@ class Report:
     def skipped(self, why: str):
         """Keeps what could not be read, which `SKIPPED` lists, and says it once.
 
-        Other hosts than the first say it on their own, and keep no list.
+        Other hosts than the first say it on their own, and keep no list. Bytes of a name that are
+        no text are escaped.
         """
+        why = why.encode(errors="backslashreplace").decode()
         with self._lock:
             if why in self._skipped:
                 return

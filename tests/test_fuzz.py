@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from rich.console import Console
 
 from jaxseg.config import Config, Data
 from jaxseg.data import DataError, make_loader, open_source
+from jaxseg.data.inspection import inspect
+from jaxseg.report import Report
 from jaxseg.train import train
 
 # What versions change shows in the examples of the docstrings.
@@ -415,3 +418,26 @@ def test_numbers_that_make_no_data(tmp_path, fields, wanted):
 def test_seeds_that_are_none(tmp_path, seed):
     with pytest.raises(ValueError, match=f"seed is {seed}, but must be"):
         train(Config(seed=seed), tmp_path / "run")
+
+
+def test_names_that_are_no_text_go_everywhere(tmp_path):
+    """Into splits by hash, the cache, an inspection and the list of what was skipped."""
+    for i in range(6):
+        name = os.fsdecode(b"caf\xe9%d.png" % i)
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(IMAGES[".png"] if i else b"")
+        Image.fromarray(MASK).save(tmp_path / "masks" / name)
+    fields = {"image": "images", "label": "masks", "channels": 3, "image_size": SIZE}
+    fields |= {"split_by": "hash", "unreadable": "skip", "cache": str(tmp_path / "cache")}
+    config = Data(name="folder", root=str(tmp_path), train_split="[:]", eval_split="[:]", **fields)
+    source, skipped = open_source(config, "[:]"), []
+    load = make_loader(source, config, on_skip=skipped.append)
+    assert sum(bool(load(index).where.any()) for index in range(6)) == 5
+    report = Report(tmp_path, Console(file=io.StringIO()), start=0, steps=1)
+    report.skipped(*skipped)
+    report.close()
+    assert "caf\\udce90.png" in (tmp_path / "skipped.txt").read_text()
+    lines = [x.line for x in inspect(config).findings if x.kind == "skipped"]
+    assert len(lines) == 2
+    assert all("caf\\udce90.png" in line for line in lines)

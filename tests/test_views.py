@@ -94,8 +94,7 @@ def test_evaluation_of_views():
     runner = parallel.make_runner("shard_map")
     state = runner.place(make_init(run, model)())
     plain, flipped = (
-        Evaluator(run, model, runner, names=("accuracy",), views=kind)
-        for kind in ("none", "flips")
+        Evaluator(run, model, runner, names=("accuracy",), views=kind) for kind in ("none", "flips")
     )
     confusions = flipped.evaluation(state).statistics["confusion"]
     examples = flipped.examples(state, range(len(confusions)))

@@ -209,7 +209,7 @@ def _look(
 
 def facts(source: Source, index: int, config: Data, split: str = "train") -> Facts:
     """What is known of an example; its finding says why there is no more."""
-    name = source.name(index)
+    name = _text(source.name(index))
     try:
         example = source[index]
     except Exception as error:  # a decoder may raise anything
@@ -276,8 +276,13 @@ def load_whole(example: Example, name: str, config: Data, *, training: bool = Tr
 
 def _line(error: Exception, name: str) -> str:
     if isinstance(error, DataError):
-        return str(error)
-    return f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
+        return _text(str(error))
+    return _text(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _text(name: str) -> str:
+    """A name whose bytes may be no text, with these escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _wrong_labels(mask: np.ndarray, name: str, config: Data) -> str | None:

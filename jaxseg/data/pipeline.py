@@ -285,7 +285,8 @@ def _cached(
             version = source.version(index)
         except OSError as error:
             raise DataError(f"{source.name(index)} can't be read ({error})") from error
-        path = directory / hashlib.sha256(f"{key} {version}".encode()).hexdigest()[:40]
+        named = f"{key} {version}".encode(errors="surrogateescape")
+        path = directory / hashlib.sha256(named).hexdigest()[:40]
         try:
             image, labels, where, foreground = _unpacked(path)
         except (OSError, ValueError, TypeError):  # not there, or not whole

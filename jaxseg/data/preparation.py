@@ -176,7 +176,7 @@ with tfds.core.registered.skip_registration():  # it has a name only when it has
             for key, source in self._sources.items():
                 digest = hashlib.sha256()
                 for index in range(len(source)):
-                    digest.update(f"{source.version(index)}\n".encode())
+                    digest.update(f"{source.version(index)}\n".encode(errors="surrogateescape"))
                 parts[key] = {"examples": len(source), "sha256": digest.hexdigest()}
             stored = {key: values[key] for key in _STORED}
             return json.loads(json.dumps({"data": stored, "splits": parts}))

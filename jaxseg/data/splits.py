@@ -107,7 +107,8 @@ def unit_of(name: str, group: str) -> str:
 
 def _place(unit: str) -> int:
     """A number that depends on the unit's name alone."""
-    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8]) % _PLACES
+    name = unit.encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(name).digest()[:8]) % _PLACES
 
 
 def _bound(number: str, count: int, default: int) -> int:
