@@ -531,6 +531,16 @@ def test_folder_in_the_layout_of_pascal_voc(tmp_path):
     assert names_of(open_source(config, "train[1:]")) == ["b"]
 
 
+def test_folder_listing_of_pairs_and_strange_names(tmp_path):
+    """The first of two paths, also where the other's name is that of an image, and any name."""
+    names = ["a", "b", "my image", "line\u2028end"]
+    fill(tmp_path, names)
+    lines = ["images/a.png masks/b.png", "my image.png", "images/line\u2028end.png"]
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    source = open_source(folder(tmp_path, listing="{split}.txt"), "train")
+    assert names_of(source) == ["a", "my image", "line\u2028end"]
+
+
 def test_folder_listing_takes_names_with_dots(tmp_path):
     """A dot in a listed name need not begin a suffix."""
     names = ["scan.001", "scan.002"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import pathlib
 import re
 from collections.abc import Callable
@@ -287,8 +288,7 @@ def _paired(
         listing = root / config.listing.replace("{split}", name)
         if not listing.is_file():
             raise DataError(f"{listing} is not a file, but data.listing names it")
-        lines = files.read_text(listing).splitlines()
-        # A line of several words that is no name begins with one, as in Pascal VOC's lists.
+        lines = files.read_text(listing).split("\n")  # as names may have the other ends of lines
         stems = [_listed(line, images) for line in lines if line.strip()]
     elif annotations is not None:
         stems = [files.stem(pathlib.Path(x), files.IMAGES) for x in annotations.names]
@@ -341,10 +341,11 @@ def _none_unread(
 
 
 def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
-    whole, first = (
-        files.stem(pathlib.Path(x), files.IMAGES) for x in (line.strip(), line.split()[0])
-    )
-    return whole if whole in images else first
+    """The name of an image that a line has whole, or begins with, as in Pascal VOC's lists."""
+    parts = (pathlib.Path(x) for x in (line.strip(), line.split()[0]))
+    (whole, _), (first, file) = ((files.stem(x, files.IMAGES), x.name) for x in parts)
+    # A path that ends where a word does is one of several.
+    return whole if whole in images and first == file else first
 
 
 def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_Item]:
@@ -352,7 +353,7 @@ def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_It
     path = root / config.listing.replace("{split}", name)
     if not path.is_file():
         raise DataError(f"{path} is not a file, but data.listing names it")
-    rows = csv.DictReader(files.read_text(path).splitlines())
+    rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
     columns = rows.fieldnames or []
     if not {"image", "mask"} <= set(columns):
         raise DataError(
