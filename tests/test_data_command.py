@@ -538,6 +538,35 @@ def test_folders_that_are_not_understood(tmp_path):
         page.find(tmp_path)
 
 
+def test_new_says_what_would_stop(tmp_path):
+    """A page is written, but an image without a mask is not kept quiet."""
+    make(tmp_path, 5)
+    (tmp_path / "masks" / "2.png").unlink()
+    *_, line = page.understand(tmp_path).lines
+    assert line.startswith("training would stop: ")
+    assert "'2'" in line
+
+
+def test_pages_of_folders_with_odd_names(tmp_path):
+    """What ends a docstring, or escapes in one, may be in a name."""
+    root = tmp_path / 'a"""b\\n'
+    make(root, 4)
+    found = page.understand(root)
+    written = {}
+    exec(page.render(found, root / "page.py"), written)
+    assert written["get_config"]().data.root == str(root)
+    assert 'a"""b\\n' in written["__doc__"]
+
+
+def test_configs_that_no_data_fit(tmp_path):
+    make(tmp_path, 2)
+    with pytest.raises(DataError, match=r"data.threads is 0, but must be at least 1"):
+        inspection.inspect(folder(tmp_path, threads=0))
+    cached = folder(tmp_path, cache=str(tmp_path / "images" / "0.png"))
+    with pytest.raises(DataError, match=r"data.cache is .*0.png, which can't be a directory"):
+        make_loader(open_source(cached, "[:]"), cached)
+
+
 def test_directories_of_cases_are_no_pair(tmp_path):
     """An image of one case is no mask of another's, though their files are called alike."""
     for case in ("case0", "case1"):

@@ -45,7 +45,7 @@ from jaxseg.config import Data
 from jaxseg.data import targets
 from jaxseg.data.datasets import Example, Source, open_source
 from jaxseg.data.files import DataError
-from jaxseg.data.pipeline import make_loader
+from jaxseg.data.pipeline import example_spec, make_loader
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num, UInt64
@@ -128,7 +128,12 @@ class Inspection(NamedTuple):
     @property
     def stops(self) -> bool:
         """Whether training would stop."""
-        return any(KINDS[finding.kind][0] for finding in self.findings)
+        return bool(self.stopping)
+
+    @property
+    def stopping(self) -> list[str]:
+        """What it would stop at."""
+        return [finding.line for finding in self.findings if KINDS[finding.kind][0]]
 
 
 def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Inspection:
@@ -136,6 +141,7 @@ def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Ins
 
     A file that can't be used is listed, and never raised.
     """
+    example_spec(config, training=True)  # a config that no data fit
     found, findings = {}, []
     for key, name in (("train", config.train_split), ("eval", config.eval_split)):
         try:

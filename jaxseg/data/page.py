@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = 1
 _SAMPLE = 1000  # images and masks that are read, spread over the folder
+_STOPS = 3  # lines of what training would stop at
 _IMAGES = ("image", "img", "jpeg", "jpg", "photo", "picture", "input", "scan", "raw")
 _MASKS = ("mask", "label", "annot", "gt", "seg", "class", "truth", "target")
 _TRAIN = ("train", "training", "Train", "Training")
@@ -96,16 +97,18 @@ def understand(folder: str | os.PathLike, *, show: bool = False) -> Understandin
     del fields["pairs"]
     data = Data(name="folder", root=str(folder), **fields)
     config = _sized(data, seen, len(layout.pairs), comments)
+    found = inspection.inspect(config.data, most=_SAMPLE, show=show)
     # By percentiles each image is standardised anyway, but not each of its patches.
     if config.data.patch_size or not config.data.value_percentiles:
-        found = inspection.inspect(config.data, most=_SAMPLE, show=show)
         moments = found.summary["splits"]["train"]["intensity"]
         if moments is not None and min(moments["std"]) > 0:
             config.data.mean, config.data.std = (
                 tuple(round(x, 4) for x in moments[name]) for name in ("mean", "std")
             )
             comments["mean"] = "of the training images"
-    return Understanding(config, comments, _lines(config, layout, seen, comments))
+    lines = _lines(config, layout, seen, comments)
+    lines += [f"training would stop: {line}" for line in found.stopping[:_STOPS]]
+    return Understanding(config, comments, lines)
 
 
 def find(root: pathlib.Path) -> Layout:
@@ -498,10 +501,15 @@ def render(found: Understanding, path: pathlib.Path) -> str:
     root = pathlib.Path(config.data.root).resolve().name
     commands = [_command("train", place) for place in (path, path.name)]
     return _PAGE.format(
-        title=f"The images of {root[:60]}: {len(config.data.classes)} classes.",
-        command=next((x for x in commands if len(x) <= 96), commands[-1]),
+        title=_quoted(f"The images of {root[:60]}: {len(config.data.classes)} classes."),
+        command=_quoted(next((x for x in commands if len(x) <= 96), commands[-1])),
         fields=fields,
     )
+
+
+def _quoted(text: str) -> str:
+    """A text as it stands in a docstring."""
+    return text.replace("\\", r"\\").replace('"""', r"\"\"\"")
 
 
 def _command(name: str, path: str | os.PathLike) -> str:

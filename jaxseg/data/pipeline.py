@@ -274,7 +274,13 @@ def _cached(
     Files are written whole or not at all, so that threads, processes and runs may share them.
     """
     directory = pathlib.Path(config.cache)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"data.cache is {config.cache}, which can't be a directory ({error.strerror}); name "
+            "another"
+        ) from error
     # Not of the fields that change nothing of what is decoded.
     plain = {"cache": "", "threads": 0, "unreadable": "", "mean": (), "std": ()}
     fields = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
