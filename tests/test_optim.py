@@ -169,7 +169,8 @@ def test_options_that_make_no_optimizer(kind):
 def test_page_has_a_row_for_every_choice():
     rows = re.findall(r"^\| (`.+?) \|", PAGE.read_text(), re.M)
     choices = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(choices) == sorted((*NAMES, *SCHEDULES))
+    runners = ("parallel", "pmap", "shard_map", "fsdp", "spatial")
+    assert sorted(choices) == sorted((*NAMES, *SCHEDULES, *runners))
 
 
 # Optimizers.
