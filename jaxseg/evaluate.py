@@ -217,11 +217,12 @@ class Evaluator:
     def examples(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
         """The image, labels, `where` and probabilities of some images, as `pictures.panels`."""
         load = data.make_loader(self.source, self.config.data)
-        # Of what predicts, in the memory of one device.
-        state = jax.device_put(parallel.on_host(state._replace(opt_state=())))
+        params, batch_stats = state.eval_variables  # all that predicts
+        state = TrainState(state.step, params, batch_stats, opt_state=(), ema=None)
+        state, shard = self._runner.alone(state)
         for index in indices:
             batch = data.collate([load(int(index))])
-            probs = np.asarray(self._predict(state, self._runner.alone(batch)))
+            probs = np.asarray(self._predict(state, shard(batch)))
             yield batch.images[0], batch.labels[0], batch.where[0], probs[0]
 
     def compared(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:

@@ -40,7 +40,7 @@ class Runner(NamedTuple):
     shard: Callable[[Batch], Batch]
     layout: Callable  # the sharding of each array of a state
     spread: Callable[[Batch], Batch]  # within a step: a batch that was changed, laid out again
-    alone: Callable[[Batch], Batch]  # a batch of one, as a step that is jitted alone takes it
+    alone: Callable  # the state, and what lays out a batch of one, for a step that is jitted alone
 
     def place(self, state):
         """Puts a state that is the same on every host onto the devices."""
@@ -77,9 +77,10 @@ def _by_pmap(mesh: Mesh) -> Runner:
         donated = 0 if donate_state else ()
         return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=donated)
 
+    devices = jax.local_device_count()
+    own = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+
     def shard(batch):
-        devices = jax.local_device_count()
-        own = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
         return jax.device_put(rows, own)
 
@@ -109,7 +110,7 @@ def _of_replicas(mesh: Mesh, compile_: Callable, shard: Callable) -> Runner:
         shard=shard,
         layout=partial(_same, mesh),
         spread=_as_is,
-        alone=_as_is,
+        alone=_on_one_device,
     )
 
 
@@ -134,7 +135,7 @@ def _fully_sharded(mesh: Mesh) -> Runner:
         spread=partial(
             lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec(AXIS))
         ),
-        alone=_as_is,
+        alone=_on_one_device,
     )
 
 
@@ -166,7 +167,7 @@ def _spatial(mesh: Mesh) -> Runner:
         layout=layout,
         spread=lambda batch: lax.with_sharding_constraint(batch, shardings(batch)),
         # One host alone may be asked for a picture.
-        alone=shard if jax.process_count() == 1 else _as_is,
+        alone=(lambda state: (state, shard)) if jax.process_count() == 1 else _on_one_device,
     )
 
 
@@ -207,6 +208,10 @@ def _placed(tree, shardings):
 
 def _as_is(batch: Batch) -> Batch:
     return batch
+
+
+def _on_one_device(state) -> tuple:
+    return local(state), _as_is
 
 
 class Feed:
@@ -328,11 +333,19 @@ def on_host(tree):
     All hosts must ask together where a state is split over them.
     """
 
-    def copy(x):
-        if not isinstance(x, jax.Array) or x.is_fully_replicated:
-            return np.array(x.addressable_data(0) if isinstance(x, jax.Array) else x)
-        if x.is_fully_addressable:
-            return np.asarray(x)
-        return multihost_utils.process_allgather(x, tiled=True)
+    return jax.tree.map(lambda x: np.array(_whole(x)), tree)
 
-    return jax.tree.map(copy, tree)
+
+def local(tree):
+    """The same on one of this host's devices; without a copy where that has it in full."""
+    return jax.tree.map(lambda x: jax.device_put(_whole(x)), tree)
+
+
+def _whole(x):
+    if not isinstance(x, jax.Array):
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)

@@ -60,10 +60,9 @@ class Report:
     def skipped(self, why: str):
         """Keeps what could not be read, which `SKIPPED` lists, and says it once.
 
-        Other hosts than the first say it on their own, and keep no list. Bytes of a name that are
-        no text are escaped.
+        Other hosts than the first say it on their own, and keep no list.
         """
-        why = why.encode(errors="backslashreplace").decode()
+        why = printable(why)
         with self._lock:
             if why in self._skipped:
                 return
@@ -137,6 +136,11 @@ class Report:
     def _say(self, text: str):
         if self._workdir is not None:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def printable(line: str) -> str:
+    """A line as it can be written, with the bytes of a file's name that are no text escaped."""
+    return line.encode(errors="backslashreplace").decode()
 
 
 def progress(steps: Iterable, total: int, text: str) -> Iterator:

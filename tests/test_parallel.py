@@ -1,6 +1,7 @@
 """What is split over the devices changes no result, and lowers the memory of each."""
 
 import dataclasses
+import functools
 import shutil
 
 import chex
@@ -24,7 +25,7 @@ from test_train import Run, arguments, assert_same_run, make_config, of_two, rec
 from test_train import root as root
 
 from jaxseg import Batch, data, losses, models, optim, parallel, steps
-from jaxseg.config import Config, Data, Model
+from jaxseg.config import Config, Data, Model, Optim
 from jaxseg.evaluate import Evaluator, make_init
 from jaxseg.evaluate import make_model as model_of
 from jaxseg.train import train
@@ -164,6 +165,24 @@ def test_evaluation(name):
     np.testing.assert_array_equal(confusion, wanted)
     np.testing.assert_allclose(picture.astype(int), drawn, atol=3)
     assert np.mean(picture != drawn) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["pmap", "fsdp"])
+def test_pictures_are_of_what_is_evaluated(name):
+    """Of the average that schedule_free keeps in the optimizer's state, not of what is trained."""
+    free = Optim(name="schedule_free", schedule="constant")
+    config = Config(data=Data(image_size=(32, 32)), model=Model(widths=(8, 16)), optim=free)
+    model, runner = model_of(config), parallel.make_runner(name)
+    state = jax.jit(make_init(config, model))()
+    far = jax.tree.map(lambda x: x + 1, state.opt_state.z)
+    state = state._replace(opt_state=state.opt_state._replace(z=far))
+    evaluator = Evaluator(config, model, runner, names=("accuracy",))
+    ((image, labels, where, probs),) = evaluator.examples(runner.place(state), [0])
+    images = data.normalise(Batch(image[None], labels[None], where[None])).images
+    params, batch_stats = state.eval_variables
+    assert not np.allclose(jax.tree.leaves(params)[0], jax.tree.leaves(state.params)[0])
+    wanted, _ = jax.jit(functools.partial(model.apply, train=False))(params, batch_stats, images)
+    np.testing.assert_allclose(probs, jax.nn.softmax(wanted[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PARTITIONED)

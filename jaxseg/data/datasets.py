@@ -342,10 +342,11 @@ def _none_unread(
 
 def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
     """The name of an image that a line has whole, or begins with, as in Pascal VOC's lists."""
-    parts = (pathlib.Path(x) for x in (line.strip(), line.split()[0]))
-    (whole, _), (first, file) = ((files.stem(x, files.IMAGES), x.name) for x in parts)
+    whole = files.stem(pathlib.Path(line.strip()), files.IMAGES)
+    word = pathlib.Path(line.split()[0])
+    first = files.stem(word, files.IMAGES)
     # A path that ends where a word does is one of several.
-    return whole if whole in images and first == file else first
+    return whole if whole in images and first == word.name else first
 
 
 def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_Item]:

@@ -215,7 +215,7 @@ def _look(
 
 def facts(source: Source, index: int, config: Data, split: str = "train") -> Facts:
     """What is known of an example; its finding says why there is no more."""
-    name = _text(source.name(index))
+    name = report.printable(source.name(index))
     try:
         example = source[index]
     except Exception as error:  # a decoder may raise anything
@@ -282,13 +282,8 @@ def load_whole(example: Example, name: str, config: Data, *, training: bool = Tr
 
 def _line(error: Exception, name: str) -> str:
     if isinstance(error, DataError):
-        return _text(str(error))
-    return _text(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def _text(name: str) -> str:
-    """A name whose bytes may be no text, with these escaped."""
-    return name.encode(errors="backslashreplace").decode()
+        return report.printable(str(error))
+    return report.printable(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _wrong_labels(mask: np.ndarray, name: str, config: Data) -> str | None:
