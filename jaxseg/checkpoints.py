@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxseg import parallel
 
-SCORE = "val/mean_iou"  # the best checkpoint has the highest
+SCORE = "val/mean_iou"  # the best checkpoint has the highest, unless another is asked for
 _SCORES = "scores"  # the checksum of the scores, beside those of the arrays
 
 
@@ -28,16 +28,24 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the latest few, and the best by validation score.
+    """The checkpoints of one run: the latest few, and the best by the validation score `best`.
 
     Written in the background and visible only when complete. Each array has a checksum, since
     orbax restores flipped bits silently. `restore_latest` falls back to the newest checkpoint that
     is whole, and moves damaged ones aside.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep_latest: int = 1):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep_latest: int = 1,
+        best: str = SCORE,
+        higher_is_better: bool = True,
+    ):
         self._directory = pathlib.Path(directory).absolute()
         self._keep_latest = keep_latest
+        self._best, self._sign = best, 1 if higher_is_better else -1
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -50,12 +58,14 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(self._keep_latest),
-                policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+                policies.BestN(
+                    get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+                ),
             ]
         )
         options = ocp.CheckpointManagerOptions(
             # Without best_fn, orbax does not write the metrics that the policy reads.
-            best_fn=_score,
+            best_fn=self._score,
             preservation_policy=keep,
             create=False,
         )
@@ -133,7 +143,11 @@ class Checkpoints:
         return max(scored, key=self._rank, default=None)
 
     def _rank(self, step: int) -> tuple[float, int]:
-        return _score(self.scores(step) or {}), step
+        return self._score(self.scores(step) or {}), step
+
+    def _score(self, scores: dict[str, float | None]) -> float:
+        score = scores.get(self._best)
+        return float("-inf") if score is None else self._sign * score
 
     def scores(self, step: int) -> dict[str, float] | None:
         """The validation scores saved with a step, if it was evaluated."""
@@ -229,11 +243,6 @@ def _silence_stragglers() -> None:
     standard_logging.getLogger("asyncio").addFilter(
         lambda record: "exception was never retrieved" not in record.getMessage()
     )
-
-
-def _score(scores: dict[str, float]) -> float:
-    score = scores.get(SCORE)
-    return float("-inf") if score is None else score
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

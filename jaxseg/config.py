@@ -6,6 +6,7 @@ on the command line, as in `--config.optim.learning_rate=3e-4`.
 
 import dataclasses
 import json
+import os
 import pathlib
 import typing
 
@@ -117,6 +118,11 @@ class Config:
     parallel: str = "pmap"  # or "shard_map", "fsdp" (splits the state), "spatial" (images)
     # Terms (name, weight) or (name, weight, {"option": value}) from jaxseg.losses.
     loss: tuple = (("cross_entropy", 1.0), ("relative_entropy", 0.5))
+    metrics: tuple[
+        str, ...
+    ] = ()  # scored besides IoU, accuracy and loss; evaluate --help lists them
+    best: str = "val/mean_iou"  # the score of metrics.jsonl that chooses the best checkpoint
+    patience: int = 0  # evaluations without a better score, after which the run ends; 0: never
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
@@ -149,6 +155,13 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
         else:
             fields[name] = _typed(value, types[name], f"{prefix}{name} is {value!r}")
     return kind(**fields)
+
+
+def write(path: pathlib.Path, config: Config) -> None:
+    """Keeps a config as JSON: a whole file, or the one that was there before."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    os.replace(fresh, path)
 
 
 def read(path: pathlib.Path) -> Config:

@@ -53,11 +53,13 @@ TEMPERATURE_FILE = "temperature.json"
 _OF_WHAT_IS_SCORED = ("masks", "label_map", "ignore_label", "border", "spacing", "image_size")
 _PAIRS = 2**24  # of segments, in the tables of the masks that are measured at once
 TRAINING = ("mean_iou", "accuracy", "loss")  # what is scored while training
+_CALLED = {"accuracy": "pixel_accuracy"}  # in metrics.jsonl, where that is not the metric's name
 _OF_MASKS = ("mean_iou", "mean_dice", "accuracy")
 _OF_RUNS = (
     *(*_OF_MASKS, "loss", "negative_log_likelihood", "brier"),
     *("expected_calibration_error", "area_under_risk_coverage"),
 )
+_KNOWN_OF_RUNS = (*scores.CLASSES, *scores.PROBABILITIES)
 _OF_SEGMENTS = (
     *("object_f1", "mean_object_jaccard", "panoptic_quality", "segmentation_quality"),
     *("variation_of_information", "adapted_rand_error"),
@@ -106,7 +108,7 @@ class Evaluator:
         temperature: float = 1.0,
         views: str = "none",
     ):
-        self.config, self._runner, self._names = config, runner, tuple(names)
+        self.config, self._runner, self._names = config, runner, tuple(dict.fromkeys(names))
         self._batch_size = parallel.round_up(config.eval_batch_size, runner)
         self.source = data.open_source(config.data, split or config.data.eval_split)
         prepare = functools.partial(data.normalise, mean=config.data.mean, std=config.data.std)
@@ -178,17 +180,19 @@ class Evaluator:
         The loss is the mean of the images' losses, weighted by their pixels that count.
         """
         found = self.evaluation(state, on_skip=on_skip)
-        by_name, by_class = found.scores(), found.by_class()["mean_iou"]
-        values = np.sum(found.statistics["loss"], 0, dtype=np.float64)
-        terms = values[:, 0] / np.maximum(values[:, 1], 1)
-        named = {
-            "mean_iou": by_name["mean_iou"],
-            "pixel_accuracy": by_name["accuracy"],
-            "loss": terms[0],
-            **{f"loss/{name}": x for name, x in zip(self._terms(), terms[1:], strict=True)},
-            **{f"iou/{x}": y for x, y in zip(found.classes, by_class, strict=True)},
-        }
-        return {f"val/{k}": None if np.isnan(v) else float(v) for k, v in named.items()}
+        sums = np.sum(found.statistics["loss"], 0, dtype=np.float64)
+        terms = sums[:, 0] / np.maximum(sums[:, 1], 1)
+        whole = {**found.scores(), "loss": terms[0]}
+        values = (*whole.values(), *terms[1:], *found.by_class()["mean_iou"])
+        pairs = zip(self.score_names(), values, strict=True)
+        return {name: None if np.isnan(x) else float(x) for name, x in pairs}
+
+    def score_names(self) -> list[str]:
+        """What `scores` are called: the metrics, the terms of the loss, and the IoU of classes."""
+        names = [_CALLED.get(name, name) for name in self._names]
+        names += [f"loss/{term}" for term in self._terms()]
+        names += [f"iou/{label}" for label in self.config.data.classes]
+        return [f"val/{name}" for name in names]
 
     def _terms(self) -> list[str]:
         """The names of the loss's terms, in the order of their statistics."""
@@ -231,6 +235,33 @@ class Evaluator:
             yield image, labels, where, probs.argmax(-1), probs
 
 
+def make_evaluator(config: Config, model: models.Functional, runner: parallel.Runner) -> Evaluator:
+    """What scores the states of a run while it trains, by which the best one is chosen.
+
+    Raises ValueError if `metrics` or `best` of the config are none.
+    """
+    _check_metrics("metrics", config.metrics, _KNOWN_OF_RUNS, "a run")
+    evaluator = Evaluator(config, model, runner, names=(*TRAINING, *config.metrics))
+    names = evaluator.score_names()
+    if config.best not in names:
+        raise ValueError(
+            f"best is {config.best!r}, but must be one of the scores of an evaluation, "
+            f"{', '.join(names)}; --config.metrics=\"('hausdorff_95',)\" adds val/hausdorff_95"
+        )
+    return evaluator
+
+
+def higher_is_better(score: str) -> bool:
+    """Whether more is better of a score, by its name in metrics.jsonl.
+
+    >>> higher_is_better("val/iou/nucleus"), higher_is_better("val/loss/dice")
+    (True, False)
+    """
+    name = score.split("/")[1]
+    metrics = {"iou": "mean_iou", **{called: metric for metric, called in _CALLED.items()}}
+    return scores.METRICS[metrics.get(name, name)].higher_is_better
+
+
 class Run(NamedTuple):
     """A run as its workdir has it, at its best checkpoint."""
 
@@ -254,7 +285,9 @@ def open_run(workdir: str | os.PathLike) -> Run:
         )
     run = config.read(path)
     model = make_model(run)
-    saved = checkpoints.Checkpoints(workdir / "checkpoints")
+    saved = checkpoints.Checkpoints(
+        workdir / "checkpoints", best=run.best, higher_is_better=higher_is_better(run.best)
+    )
     step, state = saved.restore_best(jax.eval_shape(make_init(run, model)))
     saved.close()
     return Run(workdir, run, model, step, state, *_temperature(workdir, step))
@@ -392,19 +425,24 @@ def _names() -> tuple[str, ...]:
     elif args.labels:
         known, usual = scores.CLASSES, _OF_MASKS
     else:
-        known, usual = (*scores.CLASSES, *scores.PROBABILITIES), _OF_RUNS
-    for name in args.metrics or ():
+        known, usual = _KNOWN_OF_RUNS, _OF_RUNS
+    what = "segments" if args.segments else "class masks" if args.labels else "a run"
+    _check_metrics("--metrics", args.metrics or (), known, what)
+    return tuple(dict.fromkeys(args.metrics or usual))
+
+
+def _check_metrics(option: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Raises ValueError for a metric that does not exist, or that what is scored does not have."""
+    for name in names:
         if name not in scores.METRICS:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
-            raise ValueError(f"--metrics has {name!r}, which is no metric; {hint}")
+            raise ValueError(f"{option} has {name!r}, which is no metric; {hint}")
         if name not in known:
-            what = "segments" if args.segments else "class masks" if args.labels else "a run"
             raise ValueError(
-                f"--metrics has {name!r}, which {what} can't be scored by; choose from "
+                f"{option} has {name!r}, which {what} can't be scored by; choose from "
                 f"{', '.join(known)}"
             )
-    return tuple(dict.fromkeys(args.metrics or usual))
 
 
 def _score(console: Console) -> None:

@@ -106,11 +106,8 @@ class Report:
         """Records the scores of an evaluation."""
         self._score = scores["val/mean_iou"]
         self._write(step, scores)
-        self._say(
-            f"step {step}/{self._steps}  validation: mean IoU {_number(scores['val/mean_iou'])}  "
-            f"pixel accuracy {_number(scores['val/pixel_accuracy'])}  "
-            f"loss {_number(scores['val/loss'])}"
-        )
+        text = "  ".join(f"{name} {_number(value)}" for name, value in _overall(scores).items())
+        self._say(f"step {step}/{self._steps}  validation: {text}")
 
     def picture(self, step: int, sheet: np.ndarray):
         """Keeps a picture as PNG and in TensorBoard."""
@@ -161,10 +158,19 @@ def score_table(scores: dict[str, float | None], title: str):
         if name.startswith(prefix):
             table.add_row(name.removeprefix(prefix), _number(value))
     table.add_section()
-    table.add_row("mean IoU", _number(scores["val/mean_iou"]))
-    table.add_row("pixel accuracy", _number(scores["val/pixel_accuracy"]))
-    table.add_row("loss", _number(scores["val/loss"]))
+    for name, value in _overall(scores).items():
+        table.add_row(name, _number(value))
     return table
+
+
+def _overall(scores: dict[str, float | None]) -> dict[str, float | None]:
+    """The scores that are not of a class or a term of the loss, under names for a person."""
+    names = (name.removeprefix("val/") for name in scores)
+    return {
+        name.replace("_", " ").replace("iou", "IoU"): scores[f"val/{name}"]
+        for name in names
+        if "/" not in name
+    }
 
 
 def _drop_after(path: pathlib.Path, step: int):

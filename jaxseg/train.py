@@ -20,23 +20,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, losses, optim, parallel
-from jaxseg.batch import Batch
+from jaxseg import cli, data, history, optim, parallel, training_step
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.config import Config
-from jaxseg.evaluate import CONFIG_FILE, Evaluator, make_init, make_model
-from jaxseg.models import Functional
+from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
 from jaxseg.report import Report, score_table
-from jaxseg.steps import make_train_step
 
 
 class NotFiniteError(RuntimeError):
@@ -75,48 +70,30 @@ def _train(config, workdir, allow_config_change, console, interruption):
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     runner = parallel.make_runner(config.parallel)
     _check(config, runner)
-    example = data.example_spec(config.data, training=True)
     model = make_model(config, axis_name=runner.axis_name)
-    loss = losses.weighted_sum(config.loss)
-    if config.model.resolutions > 1:
-        loss = losses.deep_supervision(loss)
     optimizer = optim.make_optimizer(config.optim, config.steps)
-    prepare = functools.partial(
-        data.augment,
-        config=config.augment,
-        mean=config.data.mean,
-        std=config.data.std,
-        axis_name=runner.axis_name,
-    )
-    _rehearse(model, prepare, loss, example)
+    train_step = training_step.compiled(config, model, runner, optimizer)
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
                 source = data.open_source(config.data, config.data.train_split)
-                evaluator = Evaluator(config, model, runner)
-    train_step = runner.compile(
-        make_train_step(
-            model.apply,
-            loss,
-            optimizer,
-            prepare=lambda batch, keys: runner.spread(prepare(batch, keys)),
-            seed=config.seed,
-            ema_decay=config.optim.ema_decay,
-            axis_name=runner.axis_name,
-        ),
-        donate_state=True,
-    )
+                evaluator = make_evaluator(config, model, runner)
 
     with parallel.together():
         if primary:
             _claim(workdir, config, allow_config_change, console)
-    saved = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    saved = Checkpoints(
+        workdir / "checkpoints",
+        keep_latest=config.keep_latest,
+        best=config.best,
+        higher_is_better=higher_is_better(config.best),
+    )
     init = make_init(config, model)
     template = jax.eval_shape(init)
     restored = saved.restore_latest(template)
     with parallel.together():
         if primary:  # only now, so that a config that does not fit has replaced nothing
-            _keep(workdir, config)
+            jaxseg.config.write(workdir / CONFIG_FILE, config)
     # Placed as the step returns it, or the second step would be compiled anew.
     if restored is None:
         start, state = 0, parallel.run_once(init, runner)
@@ -134,6 +111,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
     with contextlib.closing(saved), contextlib.closing(report):
+        ends_early = _is_out_of_patience(workdir, config)
         host, hosts = runner.share
         positions = functools.partial(
             data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
@@ -143,7 +121,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
             positions(host=host, hosts=hosts),
             config.data,
             start=start,
-            stop=config.steps,
+            stop=start if ends_early else config.steps,
             on_skip=report.skipped,
         )
         feed = parallel.Feed(batches, runner.shard)
@@ -185,9 +163,10 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 sheet = evaluator.picture(state) if config.pictures else None
                 if primary and sheet is not None:
                     report.picture(step, sheet)
+                ends_early = _is_out_of_patience(workdir, config)
             if saves:
                 saved.save(step, state, scores)
-            if stops:
+            if stops or ends_early:
                 break
             clock.restart(step)
 
@@ -196,11 +175,19 @@ def _train(config, workdir, allow_config_change, console, interruption):
         scores = {} if best is None else saved.scores(best)
 
     if best is not None:
-        console.print(score_table(scores, f"Best checkpoint: step {best}"))
+        console.print(score_table(scores, f"Best checkpoint: step {best}, by {config.best}"))
         _say(console, f"best checkpoint  {saved.path(best)}")
         _say(console, f"pictures         {workdir / 'pictures'}")
         _say(console, f"evaluate again   {_command('evaluate', workdir)}")
-    if step < config.steps:
+    if ends_early and step < config.steps:
+        _say(
+            console,
+            f"Ended early, after step {step} of {config.steps}: {config.best} has not become "
+            f"better for {config.patience} evaluations or more. To go on all the same:",
+        )
+        more = "--config.patience=0 --allow_config_change"
+        _say(console, f"{_command('train', workdir)} {more}")
+    elif step < config.steps:
         _say(console, f"Stopped after step {step} of {config.steps}, which is saved. To go on:")
         if processes > 1:
             _say(console, f"(on each of the {processes} hosts, with the flags that join them)")
@@ -212,7 +199,7 @@ def _check(config: Config, runner: parallel.Runner) -> None:
     """Raises ValueError for numbers that make no run."""
     parallel.check_batch_size(config.batch_size, runner)
     counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
-    for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed"))):
+    for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed", "patience"))):
         for name in names:
             if getattr(config, name) < least:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
@@ -225,22 +212,18 @@ def _check(config: Config, runner: parallel.Runner) -> None:
         )
 
 
-def _rehearse(model: Functional, prepare: Callable, loss: Callable, example: Batch) -> None:
-    """Traces what a step makes of a batch, so that options that can't be used fail here."""
+def _is_out_of_patience(workdir: pathlib.Path, config: Config) -> bool:
+    """Whether the run ends since its score no longer becomes better; the same on all hosts.
 
-    def step(variables, batch):
-        key = jax.random.key(0)
-        batch = prepare(batch, jax.random.split(key, 1))
-        logits, _ = model.apply(*variables, batch.images, train=True, key=key)
-        options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
-        return loss(logits, batch.labels, where=batch.where, **options)
-
-    jax.eval_shape(
-        jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS),
-        jax.eval_shape(model.init, jax.random.key(0)),
-        # Of one replica with one image.
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), example),
-    )
+    By what is on disk, so that a run that was killed ends where it would have without that.
+    """
+    if config.patience == 0:
+        return False
+    ends = False
+    if parallel.is_primary():  # whose directory it is
+        found = history.read(workdir, config.best, higher_is_better=higher_is_better(config.best))
+        ends = found.without_gain() >= config.patience
+    return parallel.any_host(ends)
 
 
 def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
@@ -257,14 +240,6 @@ def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: C
             )
         for change in changes:
             _say(console, f"config changed: {change}")
-
-
-def _keep(workdir: pathlib.Path, config: Config) -> None:
-    """Writes the config into the workdir."""
-    path = workdir / CONFIG_FILE
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    os.replace(fresh, path)
 
 
 def _changes(old: dict, new: dict, prefix: str = "") -> list[str]:

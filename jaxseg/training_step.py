@@ -1,0 +1,68 @@
+"""The training step that a config describes, as all devices of all hosts run it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg import data, losses, parallel
+from jaxseg.batch import Batch
+from jaxseg.config import Config
+from jaxseg.models import Functional
+from jaxseg.steps import make_train_step
+
+
+def compiled(
+    config: Config,
+    model: Functional,
+    runner: parallel.Runner,
+    optimizer: optax.GradientTransformation,
+) -> Callable:
+    """The step `(state, batch) -> (state, scalars)` of the runner, which takes the old state.
+
+    It is traced here, so that options that can't be used raise ValueError before any data is read.
+    """
+    loss = losses.weighted_sum(config.loss)
+    if config.model.resolutions > 1:
+        loss = losses.deep_supervision(loss)
+    prepare = functools.partial(
+        data.augment,
+        config=config.augment,
+        mean=config.data.mean,
+        std=config.data.std,
+        axis_name=runner.axis_name,
+    )
+    _rehearse(model, prepare, loss, data.example_spec(config.data, training=True))
+    return runner.compile(
+        make_train_step(
+            model.apply,
+            loss,
+            optimizer,
+            prepare=lambda batch, keys: runner.spread(prepare(batch, keys)),
+            seed=config.seed,
+            ema_decay=config.optim.ema_decay,
+            axis_name=runner.axis_name,
+        ),
+        donate_state=True,
+    )
+
+
+def _rehearse(model: Functional, prepare: Callable, loss: Callable, example: Batch) -> None:
+    """Traces what a step makes of a batch, of one replica with one image."""
+
+    def step(variables, batch):
+        key = jax.random.key(0)
+        batch = prepare(batch, jax.random.split(key, 1))
+        logits, _ = model.apply(*variables, batch.images, train=True, key=key)
+        options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
+        return loss(logits, batch.labels, where=batch.where, **options)
+
+    jax.eval_shape(
+        jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS),
+        jax.eval_shape(model.init, jax.random.key(0)),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), example),
+    )
