@@ -50,7 +50,9 @@ def make_schedule(config: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules(_choice(config, "schedule", schedules), [rise])
 
 
-def make_optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Optim, steps: int, schedule: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """Gradient clipping, the optimizer, decoupled weight decay, schedule and rates, in this order.
 
     Weight decay is decoupled from the gradient for every optimizer (Loshchilov and Hutter 2019,
@@ -66,6 +68,8 @@ def make_optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     Each pair of `rates` is a glob pattern of parameter names, as checkpoints have them, and a
     factor of their learning rate; the first that matches counts. What has the factor 0 is frozen:
     it keeps its value, has no state, and its gradient has no part in clipping.
+
+    A `schedule` takes the place of the config's.
     """
     _check(
         config,
@@ -100,7 +104,7 @@ def make_optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         chain.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay > 0:
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
-    schedule = make_schedule(config, steps)
+    schedule = schedule or make_schedule(config, steps)
     chain.append(optax.scale_by_learning_rate(schedule))
     if config.rates:
         chain.append(_scale_by_rates(config.rates))

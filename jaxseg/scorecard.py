@@ -71,7 +71,7 @@ _COMPARED = ("metric", "A", "B", "A - B", "95 % low", "95 % high", "p-value", "b
 def tables(found: Mapping[str, Any], title: str) -> list[rich.table.Table]:
     """The summary for a terminal: the scores, and those of the classes if there are some."""
     titles = (title, "")
-    return [_table(x, *content) for x, content in zip(titles, _contents(found), strict=False)]
+    return [table(x, *content) for x, content in zip(titles, _contents(found), strict=False)]
 
 
 def comparison(
@@ -79,7 +79,7 @@ def comparison(
 ) -> rich.table.Table:
     """Differences for a terminal."""
     rows = [(name, *_compared(name, found)) for name, found in differences.items()]
-    return _table(f"A = {sides[0]}, B = {sides[1]}, on the same {images} images", _COMPARED, rows)
+    return table(f"A = {sides[0]}, B = {sides[1]}, on the same {images} images", _COMPARED, rows)
 
 
 def write(
@@ -108,7 +108,7 @@ def write_comparison(
     (directory / "comparison.json").write_text(json.dumps(plain, indent=2) + "\n")
     rows = [(name, *_compared(name, found)) for name, found in differences.items()]
     path = directory / "comparison.md"
-    path.write_text(f"A is {sides[0]}, B is {sides[1]}.\n\n{_markdown_table(_COMPARED, rows)}")
+    path.write_text(f"A is {sides[0]}, B is {sides[1]}.\n\n{markdown_table(_COMPARED, rows)}")
     return path
 
 
@@ -171,7 +171,8 @@ def _compared(name: str, found: Difference) -> tuple[str, ...]:
     )
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> rich.table.Table:
+    """A table for a terminal, of which the first column is words and the others are numbers."""
     # As Text, since in a str brackets would be markup.
     drawn = rich.table.Table(title=Text(title), title_justify="left")
     for index, name in enumerate(head):
@@ -196,11 +197,12 @@ def _rows(found: Evaluation) -> list[list]:
 
 
 def _markdown(found: Mapping[str, Any], title: str) -> str:
-    drawn = "\n".join(_markdown_table(head, rows) for head, rows in _contents(found))
+    drawn = "\n".join(markdown_table(head, rows) for head, rows in _contents(found))
     return f"# {title}\n\n{found['images']} images.\n\n{drawn}"
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     cells = ([str(x).replace("|", "\\|") for x in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)

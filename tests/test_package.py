@@ -75,6 +75,8 @@ ROOMS |= {
     "temperature": BELOW,
     "evaluate": BELOW,
     "train": BELOW,
+    "range_test": BELOW,
+    "sweep": BELOW,
 }
 
 
