@@ -257,9 +257,14 @@ def higher_is_better(score: str) -> bool:
     >>> higher_is_better("val/iou/nucleus"), higher_is_better("val/loss/dice")
     (True, False)
     """
-    name = score.split("/")[1]
+    name = score.removeprefix("val/").partition("/")[0]
     metrics = {"iou": "mean_iou", **{called: metric for metric, called in _CALLED.items()}}
-    return scores.METRICS[metrics.get(name, name)].higher_is_better
+    metric = scores.METRICS.get(metrics.get(name, name))
+    if metric is None:
+        raise ValueError(
+            f"best is {score!r}, but must be a score of metrics.jsonl, such as val/mean_iou"
+        )
+    return metric.higher_is_better
 
 
 class Run(NamedTuple):

@@ -32,6 +32,11 @@ class History(NamedTuple):
         best = self.best()
         return len(self.values) - (0 if best is None else self.values.index(best) + 1)
 
+    def ends(self, steps: int, patience: int) -> bool:
+        """Whether a run of so many steps, and of this patience unless it is 0, ends with them."""
+        done = bool(self.steps) and self.steps[-1] >= steps
+        return done or 0 < patience <= self.without_gain()
+
 
 def read(workdir: pathlib.Path, score: str, *, higher_is_better: bool) -> History:
     """The evaluations of the run in a workdir, of which there may be none yet.

@@ -64,6 +64,7 @@ ROOMS = {
     "checkpoints": {"parallel"},
     "report": set(),
     "history": {"report"},
+    "study": {"cli", "config"},
     "scores": {"losses", "metrics"},
     "scorecard": {"metrics", "pictures", "scores"},
     "uncertainty": {"checks"},
