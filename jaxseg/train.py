@@ -175,8 +175,9 @@ def _train(config, workdir, allow_config_change, console, interruption):
         scores = {} if best is None else saved.scores(best)
 
     if best is not None:
-        console.print(score_table(scores, f"Best checkpoint: step {best}, by {config.best}"))
+        console.print(score_table(scores, f"Best checkpoint: step {best}"))
         _say(console, f"best checkpoint  {saved.path(best)}")
+        _say(console, f"chosen by        {config.best}")
         _say(console, f"pictures         {workdir / 'pictures'}")
         _say(console, f"evaluate again   {_command('evaluate', workdir)}")
     if ends_early and step < config.steps:
