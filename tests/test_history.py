@@ -8,7 +8,15 @@ import chex
 import jax
 import pytest
 from rich.console import Console
-from test_train import Run, arguments, final_state, make_config, one_error_line, records
+from test_train import (
+    Run,
+    arguments,
+    final_state,
+    make_config,
+    of_two,
+    one_error_line,
+    records,
+)
 
 from jaxseg import history
 from jaxseg.checkpoints import Checkpoints
@@ -165,6 +173,20 @@ def test_ends_where_it_would_have(still, root, tmp_path):
     assert scores == still[1]
     assert records(workdir) == records(still[0])
     chex.assert_trees_all_equal(final_state(workdir)[0], final_state(still[0])[0])
+
+
+@pytest.mark.long
+def test_two_processes_end_together(still, root, tmp_path):
+    """Though one alone has read how long the run has waited; also when started again."""
+    workdir = tmp_path / "run"
+    for number in range(2):
+        args = arguments(root, **STILL)
+        (first, errors, code), (second, errors2, code2) = of_two(*args, f"--workdir={workdir}")
+        assert (code, code2) == (0, 0), (errors, errors2)
+        assert "Ended early, after step 8 of 12" in first
+        assert ("step 2/12" in first) == (number == 0)
+        assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
+    assert [x["step"] for x in records(workdir)] == [x["step"] for x in records(still[0])]
 
 
 def test_more_patience(still, root, tmp_path):

@@ -314,6 +314,7 @@ def test_another_plan_is_refused(tmp_path):
         sweep(tmp_path / "empty", None, train=Trainings())
 
 
+@pytest.mark.exhaustive
 def test_command(tmp_path):
     """Trainings in processes: one is stopped by SIGTERM and goes on, one has no finite loss."""
     workdir, root = tmp_path / "sweep", tmp_path / "data"
