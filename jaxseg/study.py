@@ -313,7 +313,7 @@ class Study:
             kind = {int: distributions.IntDistribution, float: distributions.FloatDistribution}
             space[name] = kind[_KINDS[name]](*values, log=values.low > 0)
         if self._grid:
-            # Not by GridSampler, which shuffles, and raises at the end of what it is not in charge.
+            # GridSampler shuffles, and raises when it is told of its last point.
             running = self._optuna.trial.TrialState.RUNNING
             create = self._optuna.trial.create_trial
             self._study.add_trial(

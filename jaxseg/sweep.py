@@ -196,12 +196,13 @@ def contents(plan: Plan, results: Sequence[Result]) -> tuple[tuple[str, ...], li
     """The head and the rows of the table of points."""
     head = ("trial", *plan.axes, plan.config.best, "95 % low", "95 % high", "seeds")
     rows = []
-    for trial, scores in results:
-        values = Result(trial, scores).values
-        numbers = interval(values) if values else (math.nan,) * 3
-        fields = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in trial.fields.values())
-        seeds = f"{len(values)} of {len(scores)}" if len(values) < len(scores) else f"{len(scores)}"
-        rows.append((str(trial.number), *fields, *map(scorecard.number, numbers), seeds))
+    for result in results:
+        number, fields, _ = result.trial
+        found = len(result.values)
+        numbers = interval(result.values) if found else (math.nan,) * 3
+        texts = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in fields.values())
+        seeds = str(found) if found == plan.seeds else f"{found} of {plan.seeds}"
+        rows.append((str(number), *texts, *map(scorecard.number, numbers), seeds))
     return head, rows
 
 
@@ -236,7 +237,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "over",
         [],
-        "config.FIELD=A,B,C or config.FIELD=LOW..HIGH: what to try; several may be given.",
+        "What to try, as config.FIELD=A,B,C or config.FIELD=LOW..HIGH; may be repeated.",
     )
     flags.DEFINE_integer("seeds", 1, "Trainings at each point, of the seeds from config.seed on.")
     flags.DEFINE_integer("trials", None, "The number of points, where there is a range.")

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import signal
+import sys
 import threading
 import time
 
@@ -299,6 +300,12 @@ def test_bad_plans(kind, tmp_path):
     with pytest.raises(ValueError, match=message):
         sweep(tmp_path / "sweep", make_plan(*over, **options), train=Trainings())
     assert not (tmp_path / "sweep").exists()
+
+
+def test_without_optuna(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"pip install 'jaxseg\[sweep\]'"):
+        sweep(tmp_path, make_plan(NAME), train=Trainings())
 
 
 def test_another_plan_is_refused(tmp_path):
