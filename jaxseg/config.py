@@ -118,9 +118,7 @@ class Config:
     parallel: str = "pmap"  # or "shard_map", "fsdp" (splits the state), "spatial" (images)
     # Terms (name, weight) or (name, weight, {"option": value}) from jaxseg.losses.
     loss: tuple = (("cross_entropy", 1.0), ("relative_entropy", 0.5))
-    metrics: tuple[
-        str, ...
-    ] = ()  # scored besides IoU, accuracy and loss; evaluate --help lists them
+    metrics: tuple[str, ...] = ()  # also scored at evaluations; evaluate --help lists them
     best: str = "val/mean_iou"  # the score of metrics.jsonl that chooses the best checkpoint
     patience: int = 0  # evaluations without a better score, after which the run ends; 0: never
     data: Data = dataclasses.field(default_factory=Data)
