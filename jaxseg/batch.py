@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Int, Num
+    from jaxtyping import Array, Bool, Float, Int, Num
 
 
 class Batch(NamedTuple):
@@ -23,3 +23,15 @@ class Batch(NamedTuple):
     labels: Int[Array, " batch *pixels"] | Num[Array, "batch *pixels classes"]
     where: Bool[Array, " batch *pixels"]
     sizes: Int[Array, "batch rank"] | None = None
+
+
+class Prepared(NamedTuple):
+    """A batch as the training step prepares it: normalised and augmented.
+
+    Of the pixels, those `inside` show an image, labelled or not; only of these can any count.
+    """
+
+    images: Float[Array, "batch *pixels channels"]
+    labels: Int[Array, " batch *pixels"] | Float[Array, "batch *pixels classes"]
+    where: Bool[Array, " batch *pixels"]
+    inside: Bool[Array, " batch *pixels"]

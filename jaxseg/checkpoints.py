@@ -135,6 +135,15 @@ class Checkpoints:
             raise CheckpointError(f"none of the checkpoints in {self._directory} is whole")
         raise CheckpointError(f"{self._directory} holds no checkpoints; train first")
 
+    def restore(self, step: int, template: Any) -> Any:
+        """The state of a step."""
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"{self._directory} does not hold checkpoint {step} any more")
+        try:
+            return self._read(step, template)
+        except _DamageError as damage:
+            raise CheckpointError(f"{self.path(step)} is damaged: {damage}") from damage
+
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 

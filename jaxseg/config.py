@@ -43,6 +43,8 @@ class Data:
     threads: int = 4  # that read and decode
     unreadable: str = "stop"  # at an example that can't be read; or "skip" it, and say so
     cache: str = ""  # a directory for decoded examples, which are then decoded once
+    unlabelled: str = ""  # images for the teacher: a tfds split, or a folder below root
+    unlabelled_share: float = 0.5  # of each batch, taken from these
 
 
 @dataclasses.dataclass(slots=True)
@@ -103,6 +105,15 @@ class Optim:
 
 
 @dataclasses.dataclass(slots=True)
+class Teacher:
+    """Whom the model follows besides the masks, also in images that have none."""
+
+    workdir: str = ""  # a run, whose best checkpoint teaches; "" is the model's moving average
+    loss: tuple = ()  # terms as those of loss, between model and teacher; () is no teacher
+    confidence: float = 0.0  # probability of the teacher's class from which a pixel counts
+
+
+@dataclasses.dataclass(slots=True)
 class Config:
     """One run."""
 
@@ -125,6 +136,8 @@ class Config:
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
     optim: Optim = dataclasses.field(default_factory=Optim)
+    init_from: str = ""  # a workdir, from whose best checkpoint the parameters begin
+    teacher: Teacher = dataclasses.field(default_factory=Teacher)
 
 
 def get_config() -> Config:

@@ -279,21 +279,30 @@ class Run(NamedTuple):
     fitted_to: str | None  # the split whose images say so
 
 
-def open_run(workdir: str | os.PathLike) -> Run:
-    """Reads the config and the best checkpoint of a run."""
-    workdir = pathlib.Path(workdir)
-    path = workdir / CONFIG_FILE
+def read_config(workdir: str | os.PathLike) -> Config:
+    """The config of a run."""
+    path = pathlib.Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist, so {workdir} is not the directory of a run; give the "
             "--workdir that training printed"
         )
-    run = config.read(path)
+    return config.read(path)
+
+
+def open_run(workdir: str | os.PathLike, *, step: int | None = None) -> Run:
+    """Reads the config and the best checkpoint of a run, or that of a step."""
+    workdir = pathlib.Path(workdir)
+    run = read_config(workdir)
     model = make_model(run)
     saved = checkpoints.Checkpoints(
         workdir / "checkpoints", best=run.best, higher_is_better=higher_is_better(run.best)
     )
-    step, state = saved.restore_best(jax.eval_shape(make_init(run, model)))
+    template = jax.eval_shape(make_init(run, model))
+    if step is None:
+        step, state = saved.restore_best(template)
+    else:
+        state = saved.restore(step, template)
     saved.close()
     return Run(workdir, run, model, step, state, *_temperature(workdir, step))
 
@@ -371,8 +380,8 @@ def _batch_size(group: data.MaskGroup, most: int, runner: parallel.Runner) -> in
     return parallel.round_up(min(most, len(group.indices), max(1, _PAIRS // pairs)), runner)
 
 
-def make_init(config: Config, model: models.Functional) -> Callable[[], TrainState]:
-    """Makes the function that builds the state before the first step."""
+def make_init(config: Config, model: models.Functional) -> Callable[..., TrainState]:
+    """Makes the function that builds the state before the first step, as `init_state` does."""
     optimizer = optim.make_optimizer(config.optim, config.steps)
     return functools.partial(
         init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0

@@ -29,8 +29,8 @@ class Runner(NamedTuple):
     `compile(step, donate_state=...)` takes `step(state, batch)`, written for one replica of
     `axis_name`, or for the global batch where that is None. With `donate_state` the step returns a
     new state first, which takes the memory of the old one. The compiled step takes the rows that
-    this host reads as `shard` lays them out, and the state as `place` does. What is no state is the
-    same on every device, un-stacked.
+    this host reads as `shard` lays them out, and the state as `place` does; so many `constants` may
+    follow, which lie as the state. What is no state is the same on every device, un-stacked.
     """
 
     axis_name: str | None
@@ -73,9 +73,10 @@ def make_runner(parallel: str, *, check_vma: bool = True) -> Runner:
 
 
 def _by_pmap(mesh: Mesh) -> Runner:
-    def compile_(step, *, donate_state):
+    def compile_(step, *, donate_state, constants=0):
         donated = 0 if donate_state else ()
-        return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=donated)
+        axes = (None, 0, *(None,) * constants)
+        return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated)
 
     devices = jax.local_device_count()
     own = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
@@ -88,11 +89,11 @@ def _by_pmap(mesh: Mesh) -> Runner:
 
 
 def _by_shard_map(mesh: Mesh, check_vma: bool) -> Runner:
-    def compile_(step, *, donate_state):
+    def compile_(step, *, donate_state, constants=0):
         mapped = jax.shard_map(
             step,
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS), *(PartitionSpec(),) * constants),
             out_specs=PartitionSpec(),
             check_vma=check_vma,
         )
@@ -152,7 +153,8 @@ def _spatial(mesh: Mesh) -> Runner:
         return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
     def shardings(batch):
-        return Batch(*map(by_height, batch[:3]), sizes=None if batch.sizes is None else whole)
+        # All but `sizes`, which alone have no pixels.
+        return jax.tree.map(lambda x: by_height(x) if x.ndim > 2 else whole, batch)
 
     def shard(batch):
         return _placed(batch, shardings(batch))
@@ -171,11 +173,14 @@ def _spatial(mesh: Mesh) -> Runner:
     )
 
 
-def _partitioned(mesh: Mesh, layout: Callable, step: Callable, *, donate_state: bool) -> Callable:
+def _partitioned(
+    mesh: Mesh, layout: Callable, step: Callable, *, donate_state: bool, constants: int = 0
+) -> Callable:
     """A step of the global batch, whose work XLA splits as its arguments lie."""
+    del constants  # which are split as they lie, too
 
-    def run(state, batch):
-        found = step(state, batch)
+    def run(state, batch, *constants):
+        found = step(state, batch, *constants)
         if not donate_state:
             return lax.with_sharding_constraint(found, _same(mesh, found))
         state, found = found
@@ -265,14 +270,14 @@ def describe() -> str:
     return f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind})"
 
 
-def run_once(function: Callable, runner: Runner):
-    """The state that a function makes, placed; it is compiled to run this once.
+def run_once(function: Callable, runner: Runner, *args):
+    """The state that a function makes of the arguments, placed; it is compiled to run this once.
 
     On a CPU without optimisation: for random bits it takes longer than all the rest.
     """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    shardings = runner.layout(jax.eval_shape(function))
-    return jax.jit(function, out_shardings=shardings, compiler_options=options)()
+    shardings = runner.layout(jax.eval_shape(function, *args))
+    return jax.jit(function, out_shardings=shardings, compiler_options=options)(*args)
 
 
 def is_primary() -> bool:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, optim, parallel, report, training_step
+from jaxseg import cli, data, optim, parallel, pretrained, report, teachers, training_step
 from jaxseg.config import Config
 from jaxseg.evaluate import make_model
 from jaxseg.steps import init_state
@@ -100,21 +101,23 @@ def run(
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)
     train_step = training_step.compiled(config, model, runner, optimizer)
-    source = data.open_source(config.data, config.data.train_split)
+    training = data.open_training(config.data, config.batch_size, config.seed)
     init = functools.partial(
         init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0
     )
-    state = parallel.run_once(init, runner)
+    variables = None
+    if config.init_from:
+        variables, _ = pretrained.open_pretrained(config.init_from, jax.eval_shape(init))
+    state = parallel.run_once(init, runner, variables)
+    teacher = runner.place(teachers.open_teacher(config))
     host, hosts = runner.share
-    positions = data.train_positions(
-        len(source), batch_size=config.batch_size, seed=config.seed, host=host, hosts=hosts
-    )
+    positions = training.positions(host=host, hosts=hosts)
     # One more, as the loss of a step is that before its update.
-    batches = data.batches(source, positions, config.data, stop=steps + 1)
+    batches = data.batches(training.source, positions, config.data, stop=steps + 1)
     losses, reach, diverged = [], max(1, steps // _REACH), False
     feed = parallel.Feed(batches, runner.shard)
     for batch in report.progress(feed, steps + 1, "steps") if parallel.is_primary() else feed:
-        state, scalars = train_step(state, batch)
+        state, scalars = train_step(state, batch, *teacher)
         values = {name: float(x) for name, x in parallel.on_host(scalars).items()}
         diverged = not all(map(math.isfinite, values.values()))
         if math.isfinite(values["loss"]):

@@ -12,11 +12,11 @@ import optax
 from jax import lax
 
 from jaxseg import optim
-from jaxseg.batch import Batch
+from jaxseg.batch import Batch, Prepared
 from jaxseg.models import Functional
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 
 class TrainState(NamedTuple):
@@ -37,10 +37,26 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    model: Functional, optimizer: optax.GradientTransformation, seed: int, *, ema: bool
+    model: Functional,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    variables: tuple[dict, dict] | None = None,
+    *,
+    ema: bool,
 ) -> TrainState:
-    """The state before the first step."""
-    params, batch_stats = model.init(jax.random.key(seed))
+    """The state before the first step.
+
+    Parameters and statistics are the `variables` where these are given, and not None.
+    """
+    fresh = model.init(jax.random.key(seed))
+    if variables is not None:
+        fresh = jax.tree.map(
+            lambda given, x: x if given is None else given,
+            variables,
+            fresh,
+            is_leaf=lambda x: x is None,
+        )
+    params, batch_stats = fresh
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -50,32 +66,56 @@ def init_state(
     )
 
 
+class Lesson(NamedTuple):
+    """What a teacher says of the images of a batch, and the pixels in which it is followed."""
+
+    logits: Float[Array, "batch *pixels classes"]
+    where: Bool[Array, " batch *pixels"]
+
+
+class Teaching(NamedTuple):
+    """What a training step needs of a teacher.
+
+    `lesson(state, batch, prepared, keys, *constants)` is that of a batch, given as it came and as
+    it was prepared with the keys. `loss(logits, lesson, axis_name=..., step=...)` is the total and
+    the terms of how far the model's logits are from it. The step is given so many `constants`.
+    """
+
+    lesson: Callable[..., Lesson]
+    loss: Callable[..., tuple[Array, dict]]
+    constants: int
+
+
 def make_train_step(
     apply: Callable,
     loss_fn: Callable,
     optimizer: optax.GradientTransformation,
     *,
-    prepare: Callable[[Batch, Array], Batch],
+    prepare: Callable[[Batch, Array], Prepared],
     seed: int,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+    teaching: Teaching | None = None,
+) -> Callable[..., tuple[TrainState, dict]]:
     """Makes `train_step(state, batch) -> (state, scalars)` for one replica of `axis_name`.
 
     `loss_fn(logits, labels, where=..., axis_name=..., step=...)` returns the total and its terms,
     both of the global batch. `prepare(batch, keys)` normalises and augments the images, with a key
     for each that depends on the seed, the step and the image's row in the global batch alone:
     however many devices share the batch, it sees the same pictures. Dropout draws afresh on each
-    device.
+    device. With `teaching` the loss is that of the labels and that of the teacher, whose constants
+    the step takes after the batch.
     """
 
-    def train_step(state, batch):
+    def train_step(state, batch, *constants):
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
         rows = replica * len(batch.images) + jnp.arange(len(batch.images))
         image_key, dropout_key = jax.random.split(step_key)
         dropout_key = jax.random.fold_in(dropout_key, replica)
-        batch = prepare(batch, jax.vmap(lambda row: jax.random.fold_in(image_key, row))(rows))
+        keys = jax.vmap(lambda row: jax.random.fold_in(image_key, row))(rows)
+        raw, batch = batch, prepare(batch, keys)
+        lesson = teaching and teaching.lesson(state, raw, batch, keys, *constants)
 
         def objective(params):
             logits, batch_stats = apply(
@@ -84,6 +124,9 @@ def make_train_step(
             loss, terms = loss_fn(
                 logits, batch.labels, where=batch.where, axis_name=axis_name, step=state.step
             )
+            if teaching is not None:
+                more, others = teaching.loss(logits, lesson, axis_name=axis_name, step=state.step)
+                loss, terms = loss + more, terms | others
             return _vary(loss, axis_name), (loss, terms, batch_stats)
 
         grads, (loss, terms, batch_stats) = jax.grad(objective, has_aux=True)(

@@ -27,7 +27,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, history, optim, parallel, training_step
+from jaxseg import cli, data, history, optim, parallel, pretrained, teachers, training_step
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
@@ -68,6 +68,12 @@ def _train(config, workdir, allow_config_change, console, interruption):
         # As the workdir keeps it, so that the run can be scored from any directory.
         root = os.path.abspath(os.path.expanduser(config.data.root))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    if config.init_from:
+        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
+    if config.teacher.workdir:
+        teacher = os.path.abspath(config.teacher.workdir)
+        teacher = dataclasses.replace(config.teacher, workdir=teacher)
+        config = dataclasses.replace(config, teacher=teacher)
     runner = parallel.make_runner(config.parallel)
     _check(config, runner)
     model = make_model(config, axis_name=runner.axis_name)
@@ -76,7 +82,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
-                source = data.open_source(config.data, config.data.train_split)
+                training = data.open_training(config.data, config.batch_size, config.seed)
                 evaluator = make_evaluator(config, model, runner)
 
     with parallel.together():
@@ -96,15 +102,23 @@ def _train(config, workdir, allow_config_change, console, interruption):
             jaxseg.config.write(workdir / CONFIG_FILE, config)
     # Placed as the step returns it, or the second step would be compiled anew.
     if restored is None:
-        start, state = 0, parallel.run_once(init, runner)
+        variables = None
+        if config.init_from:
+            with parallel.together():
+                variables, line = pretrained.open_pretrained(config.init_from, template)
+            _say(console, line)
+        start, state = 0, parallel.run_once(init, runner, variables)
     else:
         start, state = restored[0], runner.place(restored[1])
+    teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
+    teacher = runner.place(teacher)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
     _say(
         console,
         f"{f'Resuming after step {start}' if start else 'Training'}, {config.steps} steps: "
-        f"{len(source)} images of {config.data.name}, {count:,} parameters, "
-        f"{parallel.describe()}, in {workdir}",
+        f"{training.labelled} images of {config.data.name}"
+        f"{f' and {training.unlabelled} without labels' if training.unlabelled else ''}, "
+        f"{count:,} parameters, {parallel.describe()}, in {workdir}",
     )
 
     if start >= config.steps:
@@ -113,12 +127,9 @@ def _train(config, workdir, allow_config_change, console, interruption):
     with contextlib.closing(saved), contextlib.closing(report):
         ends_early = _is_out_of_patience(workdir, config)
         host, hosts = runner.share
-        positions = functools.partial(
-            data.train_positions, len(source), batch_size=config.batch_size, seed=config.seed
-        )
         batches = data.batches(
-            source,
-            positions(host=host, hosts=hosts),
+            training.source,
+            training.positions(host=host, hosts=hosts),
             config.data,
             start=start,
             stop=start if ends_early else config.steps,
@@ -129,7 +140,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         pending = []  # steps whose scalars are still on the device, so that it can run ahead
         step = start
         for step, batch in enumerate(feed, start + 1):
-            state, scalars = train_step(state, batch)
+            state, scalars = train_step(state, batch, *teacher)
             feed.running = scalars
             pending.append((step, scalars))
             if step == start + 1:
@@ -148,7 +159,8 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 values = {name: float(x) for name, x in parallel.on_host(scalars).items()}
                 if not all(map(math.isfinite, values.values())):
                     saved.wait()
-                    names = [source.name(index) for index, _ in positions()[at - 1].tolist()]
+                    rows = training.positions()[at - 1].tolist()
+                    names = [training.source.name(index) for index, _ in rows]
                     raise NotFiniteError(_not_finite(at, values, names, saved))
             pending.clear()
             if logs:
@@ -199,6 +211,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
 def _check(config: Config, runner: parallel.Runner) -> None:
     """Raises ValueError for numbers that make no run."""
     parallel.check_batch_size(config.batch_size, runner)
+    data.unlabelled_rows(config.data, config.batch_size)
     counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
     for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed", "patience"))):
         for name in names:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxseg import data, losses, parallel
+from jaxseg import data, losses, parallel, steps, teachers
 from jaxseg.batch import Batch
 from jaxseg.config import Config
 from jaxseg.models import Functional
-from jaxseg.steps import make_train_step
 
 
 def compiled(
@@ -22,9 +21,10 @@ def compiled(
     runner: parallel.Runner,
     optimizer: optax.GradientTransformation,
 ) -> Callable:
-    """The step `(state, batch) -> (state, scalars)` of the runner, which takes the old state.
+    """The step `(state, batch, *constants) -> (state, scalars)`, which takes the old state.
 
-    It is traced here, so that options that can't be used raise ValueError before any data is read.
+    The constants are what `teachers.open_teacher` finds. It is traced here, so that options that
+    can't be used raise ValueError before any data is read.
     """
     loss = losses.weighted_sum(config.loss)
     if config.model.resolutions > 1:
@@ -36,22 +36,35 @@ def compiled(
         std=config.data.std,
         axis_name=runner.axis_name,
     )
-    _rehearse(model, prepare, loss, data.example_spec(config.data, training=True))
+
+    def spread(batch, keys, **look):
+        return runner.spread(prepare(batch, keys, **look))
+
+    teaching = teachers.make_teaching(config, model, spread)
+    _rehearse(model, prepare, loss, teaching, data.example_spec(config.data, training=True))
     return runner.compile(
-        make_train_step(
+        steps.make_train_step(
             model.apply,
             loss,
             optimizer,
-            prepare=lambda batch, keys: runner.spread(prepare(batch, keys)),
+            prepare=spread,
             seed=config.seed,
             ema_decay=config.optim.ema_decay,
             axis_name=runner.axis_name,
+            teaching=teaching,
         ),
         donate_state=True,
+        constants=teaching.constants if teaching else 0,
     )
 
 
-def _rehearse(model: Functional, prepare: Callable, loss: Callable, example: Batch) -> None:
+def _rehearse(
+    model: Functional,
+    prepare: Callable,
+    loss: Callable,
+    teaching: steps.Teaching | None,
+    example: Batch,
+) -> None:
     """Traces what a step makes of a batch, of one replica with one image."""
 
     def step(variables, batch):
@@ -59,7 +72,11 @@ def _rehearse(model: Functional, prepare: Callable, loss: Callable, example: Bat
         batch = prepare(batch, jax.random.split(key, 1))
         logits, _ = model.apply(*variables, batch.images, train=True, key=key)
         options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
-        return loss(logits, batch.labels, where=batch.where, **options)
+        found = loss(logits, batch.labels, where=batch.where, **options)
+        if teaching is None:
+            return found
+        finest = logits[0] if isinstance(logits, list) else logits
+        return found, teaching.loss(logits, steps.Lesson(finest, batch.inside), **options)
 
     jax.eval_shape(
         jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS),

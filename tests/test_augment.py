@@ -134,7 +134,9 @@ def test_nothing_to_change_is_normalise(size):
         np.testing.assert_array_equal(found.images, expected.images)
         np.testing.assert_array_equal(found.where, batch.where)
         np.testing.assert_array_equal(found.labels[batch.where], batch.labels[batch.where])
-        assert found.sizes is None
+        extents = [size] * 4 if batch.sizes is None else batch.sizes
+        wanted = [np.all(np.moveaxis(np.indices(size), 0, -1) < x, -1) for x in extents]
+        np.testing.assert_array_equal(found.inside, wanted)
         expected, found = jax.jit(normalise)(batch), augmented(batch, normal=True)
         np.testing.assert_allclose(found.images, expected.images, rtol=1e-5, atol=1e-6)
 

@@ -13,6 +13,7 @@ import pytest
 from jaxseg import Batch, config, data, losses, optim, parallel, steps
 from jaxseg.data.pipeline import make_loader
 from jaxseg.evaluate import make_model
+from jaxseg.teachers import make_teaching
 from jaxseg.train import train
 
 PAGES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -47,21 +48,25 @@ def test_config_builds_and_traces(page):
     run = load(page)
     model = make_model(run)
     optimizer = optim.make_optimizer(run.optim, run.steps)
+    prepare = functools.partial(
+        data.augment,
+        config=run.augment,
+        mean=run.data.mean,
+        std=run.data.std,
+        axis_name=parallel.AXIS,
+    )
     step = steps.make_train_step(
         model.apply,
         losses.weighted_sum(run.loss),
         optimizer,
-        prepare=functools.partial(
-            data.augment,
-            config=run.augment,
-            mean=run.data.mean,
-            std=run.data.std,
-            axis_name=parallel.AXIS,
-        ),
+        prepare=prepare,
         seed=run.seed,
+        ema_decay=run.optim.ema_decay,
         axis_name=parallel.AXIS,
+        teaching=make_teaching(run, model, prepare),
     )
-    state = jax.eval_shape(lambda: steps.init_state(model, optimizer, 0, ema=False))
+    average = run.optim.ema_decay > 0
+    state = jax.eval_shape(lambda: steps.init_state(model, optimizer, 0, ema=average))
     shape = (jax.local_device_count(), 1, *run.data.image_size)
     batch = Batch(
         jax.ShapeDtypeStruct((*shape, run.data.channels), np.uint8),
@@ -73,9 +78,8 @@ def test_config_builds_and_traces(page):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert set(scalars) == {"loss", "grad_norm", "param_norm"} | {
-        f"loss/{name}" for name, *_ in run.loss
-    }
+    names = [name for name, *_ in run.loss] + [f"teacher/{name}" for name, *_ in run.teacher.loss]
+    assert set(scalars) == {"loss", "grad_norm", "param_norm"} | {f"loss/{x}" for x in names}
     assert run.batch_size % 8 == 0, "must run on the 8 cores of a TPU host"
 
 

@@ -60,7 +60,6 @@ ROOMS = {
     "steps": {"batch", "metrics", "models", "optim"},
     "parallel": {"batch"},
     "data": {"batch", "cli", "config", "labels", "pictures", "report"},
-    "training_step": {"batch", "config", "data", "losses", "models", "parallel", "steps"},
     "checkpoints": {"parallel"},
     "report": set(),
     "history": {"report"},
@@ -75,9 +74,15 @@ ROOMS |= {
     "__init__": {"batch", *LIBRARY},
     "temperature": BELOW,
     "evaluate": BELOW,
-    "train": BELOW,
-    "range_test": BELOW,
-    "sweep": BELOW,
+    "pretrained": BELOW,
+    "teachers": BELOW,
+    "training_step": BELOW | {"teachers"},
+}
+TRAINING = BELOW | {"pretrained", "teachers", "training_step"}
+ROOMS |= {
+    "train": TRAINING,
+    "range_test": TRAINING,
+    "sweep": TRAINING,
 }
 
 

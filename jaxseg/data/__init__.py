@@ -13,6 +13,7 @@ from jaxseg.data.pipeline import (
     make_loader,
     train_positions,
 )
+from jaxseg.data.unlabelled import Training, open_training, unlabelled_rows
 from jaxseg.data.views import views
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MaskFolders",
     "MaskGroup",
     "Source",
+    "Training",
     "augment",
     "batches",
     "collate",
@@ -29,6 +31,8 @@ __all__ = [
     "make_loader",
     "normalise",
     "open_source",
+    "open_training",
     "train_positions",
+    "unlabelled_rows",
     "views",
 ]

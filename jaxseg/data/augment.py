@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.batch import Batch
+from jaxseg.batch import Batch, Prepared
 from jaxseg.config import Augment
 from jaxseg.data import mix
 from jaxseg.data.normalise import largest, shares, standardise, statistics
@@ -32,7 +32,8 @@ def augment(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     axis_name: str | None = None,
-) -> Batch:
+    look: int = 0,
+) -> Prepared:
     """Normalises images, with `mean` and `std` as `normalise` does, and changes each at random.
 
     An image's changes follow from its own key. In this order:
@@ -46,7 +47,8 @@ def augment(
     - `mix` with the images that follow in the batch, over all replicas of `axis_name`.
 
     Images are normalised by the statistics that they had before; pixels from outside are 0 and
-    don't count. With nothing to change, this is `normalise`.
+    don't count. Another `look` is of the same places, in other colours and light and with another
+    hole. With nothing to change, this is `normalise`.
 
     >>> pixels = np.array([10, 20, 30, 40], np.uint8).reshape(1, 2, 2, 1)
     >>> batch = Batch(pixels, pixels[..., 0], np.ones((1, 2, 2), bool))
@@ -66,6 +68,10 @@ def augment(
     unit, normal = largest(batch.images), statistics(batch, mean, std)
 
     place, elastic, colour, light, others = jax.vmap(lambda key: jax.random.split(key, 5))(keys).T
+    if look:
+        colour, light = (
+            jax.vmap(lambda key: jax.random.fold_in(key, look))(keys) for keys in (colour, light)
+        )
     matrix, offset = jax.vmap(lambda *x: _affine(*x, size, config))(place, extents)
     displacement = None
     if config.elastic:
@@ -79,7 +85,8 @@ def augment(
     images = jax.vmap(lambda *x: _coloured(*x, unit, config))(colour, batch.images)
     images = standardise(images, *normal, inside)
     images = jax.vmap(lambda *x: _lit(*x, config))(light, images, inside)
-    return mix.mix(batch._replace(images=images), others, config, axis_name=axis_name)
+    prepared = Prepared(images, batch.labels, batch.where, inside)
+    return mix.mix(prepared, others, config, axis_name=axis_name)
 
 
 def _uniform(key: Key[Array, ""], bound: float = 1.0, shape: Sequence[int] = ()) -> Array:

@@ -24,7 +24,7 @@ class Example(NamedTuple):
     """An image and its mask as they were stored, and the distances of pixels if the files tell."""
 
     image: Num[np.ndarray, "*pixels channels"]
-    mask: Num[np.ndarray, "*mask"]  # as data.masks says
+    mask: Num[np.ndarray, "*mask"] | None  # as data.masks says; None of an unlabelled image
     spacing: tuple[float, ...] | None = None
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.batch import Batch
+from jaxseg.batch import Batch, Prepared
 from jaxseg.config import Augment
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ OPTIONS = ("mosaic", "cutmix", "classmix", "copy_paste")
 
 
 def mix(
-    batch: Batch, keys: Key[Array, " batch"], config: Augment, *, axis_name: str | None = None
-) -> Batch:
+    batch: Batch | Prepared,
+    keys: Key[Array, " batch"],
+    config: Augment,
+    *,
+    axis_name: str | None = None,
+) -> Batch | Prepared:
     """Pastes parts of the images that follow in the global batch, each at its probability.
 
     Of the next image, as it is before it is mixed itself, and after the last one comes the first:

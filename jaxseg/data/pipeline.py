@@ -59,9 +59,18 @@ class Positions:
 
 
 def train_positions(
-    length: int, *, batch_size: int, seed: int, host: int = 0, hosts: int = 1
+    length: int,
+    *,
+    batch_size: int,
+    seed: int,
+    host: int = 0,
+    hosts: int = 1,
+    unlabelled: tuple[int, int] = (0, 0),
 ) -> Positions:
     """All examples in a new order in each epoch, without end; a batch may reach into the next one.
+
+    `unlabelled` is the number of examples that follow these without labels, and how many of them
+    are in each batch, as its last rows; they have orders and epochs of their own.
 
     >>> positions = train_positions(3, batch_size=3, seed=0)
     >>> sorted(positions[10**9][:, 0].tolist())
@@ -70,15 +79,23 @@ def train_positions(
     local = batch_size // hosts
     first_draw = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1) << 32
 
-    @functools.lru_cache(maxsize=4)
-    def order(epoch):
-        return np.random.default_rng((seed, epoch)).permutation(length)
+    others, share = unlabelled
+    pools = (length, batch_size - share, 0), (others, share, length)
+
+    @functools.lru_cache(maxsize=8)
+    def order(pool, epoch):
+        return np.random.default_rng((seed, epoch, *[1] * pool)).permutation(pools[pool][0])
+
+    def index(step, row):
+        pool = int(row >= batch_size - share)
+        count, part, first = pools[pool]
+        epoch, place = divmod(step * part + row - pool * pools[0][1], count)
+        return first + order(pool, epoch)[place]
 
     def rows(step):
-        numbers = step * batch_size + host * local + np.arange(local)
-        places = zip(*np.divmod(numbers, length), strict=True)
-        indices = [order(int(epoch))[place] for epoch, place in places]
-        return np.stack([np.array(indices), first_draw + numbers % 2**32], -1)
+        own = host * local + np.arange(local)
+        indices = [index(step, row) for row in own.tolist()]
+        return np.stack([np.array(indices), first_draw + (step * batch_size + own) % 2**32], -1)
 
     return Positions(_ENDLESS, rows)
 
@@ -247,6 +264,8 @@ def _make_decode(source: Source, config: Data) -> Callable[[int], _Decoded]:
     def decode(index):
         name = source.name(index)
         example = source[index]
+        if example.mask is None:
+            return _unlabelled(example, config, name)
         pixels = targets.pixels_of(example.mask, config)
         if example.image.shape[:-1] != pixels:
             raise DataError(
@@ -266,6 +285,19 @@ def _make_decode(source: Source, config: Data) -> Callable[[int], _Decoded]:
     return decode
 
 
+def _unlabelled(example: Example, config: Data, name: str) -> _Decoded:
+    """An image of which no pixel counts, in the form of the config."""
+    pixels = example.image.shape[:-1]
+    image = _channels(_values(example.image, config, name), config.channels, name)
+    size = _new_size(pixels, example, config, name)
+    if size != pixels:
+        image = _interpolated(image, size)
+    spec = example_spec(config, training=False).labels
+    labels = np.zeros((*size, *spec.shape[len(size) :]), spec.dtype)
+    target = Target(labels, np.zeros(size, bool))
+    return _Decoded(image, target, _foreground(target, config))
+
+
 def _cached(
     decode: Callable[[int], _Decoded], source: Source, config: Data
 ) -> Callable[[int], _Decoded]:
@@ -283,6 +315,7 @@ def _cached(
         ) from error
     # Not of the fields that change nothing of what is decoded.
     plain = {"cache": "", "threads": 0, "unreadable": "", "mean": (), "std": ()}
+    plain |= {"unlabelled": "", "unlabelled_share": 0.0}
     fields = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
     key = f"{_CACHE_FORMAT} {fields}"
 

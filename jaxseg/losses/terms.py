@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxseg.losses import (
     boundaries,
@@ -77,17 +79,31 @@ AVAILABLE = {
         upsample.upsample_brier,
     )
 }
+BETWEEN = {  # those of the logits of two models
+    loss.__name__: loss
+    for loss in (
+        distillation.knowledge_distillation,
+        distillation.channel_distillation,
+        distillation.mutual_information,
+    )
+}
 # What the caller of the sum decides, not the config.
-_RESERVED = ("logits", "labels", "where", "reduce", "axis_name")
+_OTHERS = ("teacher_logits", "other_logits")
+_RESERVED = ("logits", "labels", *_OTHERS, "where", "reduce", "axis_name")
 
 
-def weighted_sum(terms: Mapping[str, float] | Sequence[tuple]) -> Callable:
+def weighted_sum(
+    terms: Mapping[str, float] | Sequence[tuple], *, teacher: bool = False
+) -> Callable:
     """Makes one loss of the terms `{name: weight}`, or `(name, weight, options)` with options.
 
     A weight is a number, or a schedule of `(step, weight)` points, between which it is linear. The
     result takes `(logits, labels, *, where, axis_name, step)` and returns the weighted sum and a
     dictionary with the unweighted value of each term; `step` is needed for schedules alone. A
     second term of the same name gets `_2`.
+
+    With `teacher`, the labels are the logits of another model, to which no gradient flows. There
+    are then the losses between two predictions, too, and others get their softmax as labels.
 
     >>> import jax.numpy as jnp
     >>> loss = weighted_sum([("cross_entropy", 1.0), ("dice", ((0, 0.0), (100, 1.0)))])
@@ -101,18 +117,23 @@ def weighted_sum(terms: Mapping[str, float] | Sequence[tuple]) -> Callable:
         terms = tuple(terms.items())
     if not terms:
         raise ValueError(f"loss has no terms; give at least one of {', '.join(AVAILABLE)}")
+    available = AVAILABLE | BETWEEN if teacher else AVAILABLE
     parsed = {}
     for term in terms:
-        name, weight, options = _parse(term)
-        earlier = sum(AVAILABLE[name] is function for function, *_ in parsed.values())
+        name, weight, options = _parse(term, available)
+        earlier = sum(available[name] is function for function, *_ in parsed.values())
         key = f"{name}_{earlier + 1}" if earlier else name
-        parsed[key] = (AVAILABLE[name], weight, options)
+        parsed[key] = (available[name], weight, options)
 
     def loss(logits, labels, *, where=None, axis_name=None, step=None):
         values, total = {}, 0.0
+        others = lax.stop_gradient(labels)
+        if teacher:
+            labels = jax.nn.softmax(others)
         for key, (function, weight, options) in parsed.items():
-            given = (logits, labels) if "labels" in _parameters(function) else (logits,)
-            values[key] = function(*given, where=where, axis_name=axis_name, **options)
+            second = _parameters(function)[1]
+            given = (labels,) if second == "labels" else (others,) if second in _OTHERS else ()
+            values[key] = function(logits, *given, where=where, axis_name=axis_name, **options)
             total += _at(weight, step) * values[key]
         return total, values
 
@@ -129,7 +150,7 @@ def _at(
     return jnp.interp(step, *map(jnp.asarray, zip(*weight, strict=True)))
 
 
-def _parse(term) -> tuple[str, float | tuple, dict]:
+def _parse(term, available: Mapping[str, Callable]) -> tuple[str, float | tuple, dict]:
     match term:
         case (str(name), weight):
             options = {}
@@ -148,9 +169,11 @@ def _parse(term) -> tuple[str, float | tuple, dict]:
                 raise ValueError(f"the steps of the weight {weight} of {name!r} do not increase")
         case _:
             raise _not_understood(term)
-    if name not in AVAILABLE:
-        raise ValueError(f"loss {name!r} does not exist; choose from {', '.join(AVAILABLE)}")
-    known = [p for p in _parameters(AVAILABLE[name]) if p not in _RESERVED]
+    if name not in available:
+        if name in BETWEEN:
+            raise ValueError(f"loss {name!r} needs a teacher; put it into teacher.loss")
+        raise ValueError(f"loss {name!r} does not exist; choose from {', '.join(available)}")
+    known = [p for p in _parameters(available[name]) if p not in _RESERVED]
     for option in options:
         if option not in known:
             raise ValueError(
