@@ -85,6 +85,7 @@ class Model:
     resolutions: int = 1  # at which logits are trained, weighted 1, 1/2, 1/4, ...; 1 is the finest
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
+    remat: bool = False  # computes each block again for its gradient, rather than to keep it
 
 
 @dataclasses.dataclass(slots=True)
@@ -120,6 +121,7 @@ class Config:
     seed: int = 0
     steps: int = 120
     batch_size: int = 8  # over all devices and hosts
+    parts: int = 1  # that a device takes its images in, one after another: less memory, a third slower
     eval_batch_size: int = 4
     eval_every: int = 30  # steps; the checkpoint written then can become the best one
     checkpoint_every: int = 30  # steps

@@ -83,6 +83,7 @@ def make_model(config: Config, *, axis_name: str | None = None) -> models.Functi
             dropout=config.model.dropout,
             dtype=dtypes[config.model.dtype],
             spatial_rank=len(config.data.image_size),
+            remat=config.model.remat,
             axis_name=axis_name,
             rngs=rngs,
         )

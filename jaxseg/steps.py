@@ -94,6 +94,7 @@ def make_train_step(
     prepare: Callable[[Batch, Array], Prepared],
     seed: int,
     ema_decay: float = 0.0,
+    parts: int = 1,
     axis_name: str | None = None,
     teaching: Teaching | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
@@ -104,8 +105,9 @@ def make_train_step(
     for each that depends on the seed, the step and the image's row in the global batch alone:
     however many devices share the batch, it sees the same pictures. Dropout draws afresh on each
     device. With `teaching` the loss is that of the labels and that of the teacher, whose constants
-    the step takes after the batch.
+    the step takes after the batch. The model takes its batch in so many `parts`, as `in_parts` says.
     """
+    apply = in_parts(apply, parts)
 
     def train_step(state, batch, *constants):
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -151,6 +153,41 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
 
     return train_step
+
+
+def in_parts(apply: Callable, parts: int) -> Callable:
+    """The same model, which in training takes a batch in equal parts, one after another.
+
+    Gradients are accumulated over the parts, and the memory for activations is that of one: each is
+    computed once more in the backward pass (Chen et al. 2016, arXiv:1604.06174), when the loss of
+    all logits is known. So any loss stays that of the whole batch, also one that is no mean over
+    pixels, which the usual mean of the gradients of the parts' losses does not give. Batch
+    normalisation takes its statistics from each part.
+    """
+    if parts == 1:
+        return apply
+
+    def split(x):  # part i has the rows i, i + parts, ..., so that devices share each part
+        return jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1)
+
+    def joined(x):
+        return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+    def apply_in_parts(params, batch_stats, images, *, train, key=None):
+        if not train:
+            return apply(params, batch_stats, images, train=train, key=key)
+
+        @jax.checkpoint
+        def one(batch_stats, part):
+            images, key = part
+            logits, batch_stats = apply(params, batch_stats, images, train=True, key=key)
+            return batch_stats, logits
+
+        inputs = split(images), None if key is None else jax.random.split(key, parts)
+        batch_stats, logits = lax.scan(one, batch_stats, inputs)
+        return jax.tree.map(joined, logits), batch_stats
+
+    return apply_in_parts
 
 
 def make_eval_step(

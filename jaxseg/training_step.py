@@ -50,6 +50,7 @@ def compiled(
             prepare=spread,
             seed=config.seed,
             ema_decay=config.optim.ema_decay,
+            parts=config.parts,
             axis_name=runner.axis_name,
             teaching=teaching,
         ),

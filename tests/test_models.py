@@ -526,6 +526,25 @@ print("works")
 """
 
 
+def test_remat_changes_no_result():
+    """Gradients, statistics and draws are the same where blocks are computed again."""
+    images = random_images(2, 8, 8, 3)
+
+    def step(apply):
+        def objective(params, stats):
+            logits, stats = apply(params, stats, images, train=True, key=jax.random.key(1))
+            return jnp.sum(logits**2), stats
+
+        return jax.jit(jax.grad(objective, has_aux=True))
+
+    kept, again = (make(remat=remat, dropout=0.5) for remat in (False, True))
+    state = random_state(kept.init)
+    chex.assert_trees_all_equal_shapes(state, random_state(again.init))
+    found = [step(model.apply)(*state) for model in (kept, again)]
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
+    assert "remat" in str(jax.make_jaxpr(step(again.apply))(*state))
+
+
 def test_it_works_without_the_graph_mode_of_nnx():
     """Which flax will one day turn off by default."""
     done = subprocess.run(

@@ -57,7 +57,9 @@ def prepare_train(batch, keys):
     return augment(batch, keys, AUGMENT)
 
 
-def make_step(config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_train, **options):
+def make_step(
+    config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_train, parts=1, **options
+):
     """A train step and the state it begins with, on the host."""
     model = make_model(axis_name, dtype, **options)
     optimizer = optim.make_optimizer(config, 10)
@@ -68,6 +70,7 @@ def make_step(config: Optim, axis_name, *, dtype=jnp.float32, prepare=prepare_tr
         prepare=prepare,
         seed=5,
         ema_decay=config.ema_decay,
+        parts=parts,
         axis_name=axis_name,
     )
     return step, parallel.on_host(steps.init_state(model, optimizer, 5, ema=config.ema_decay > 0))
@@ -185,6 +188,45 @@ def test_update_is_the_gradient_of_the_global_loss():
         np.testing.assert_allclose(scalars["grad_norm"], norm, rtol=1e-12)
         chex.assert_trees_all_close(after.params, wanted, rtol=1e-11, atol=1e-13)
         chex.assert_trees_all_close(after.batch_stats, stats, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["shard_map", "fsdp"])
+@pytest.mark.usefixtures("x64")
+def test_parts_change_no_result(name):
+    """In float64, with losses that are no means of those of the parts."""
+    runner = parallel.make_runner(name)
+    options = {"dtype": jnp.float64, "norm": "group", "prepare": lambda batch, _: exactly(batch)}
+    batches = functools.partial(make_batch, images=2 * DEVICES, size=8)
+    wanted, found = (
+        run_steps(runner, step, runner.place(state), count=2, batch=batches)
+        for step, state in (
+            make_step(ADAM, runner.axis_name, parts=parts, **options) for parts in (1, 2)
+        )
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_parts_have_statistics_and_draws_of_their_own():
+    """Statistics move once for each part, by the rows i, i + parts, ..."""
+    seen = []
+
+    def apply(params, batch_stats, images, *, train, key):
+        seen.append(train)
+        draw = jax.random.uniform(key)
+        stats = {"mean": 0.5 * batch_stats["mean"] + 0.5 * jnp.mean(images)}
+        return [images + params, jnp.full_like(images[:, :1], draw)], stats
+
+    images = jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[:, None]
+    run = steps.in_parts(apply, 2)
+    (first, draws), stats = run(
+        10.0, {"mean": jnp.zeros(())}, images, train=True, key=jax.random.key(0)
+    )
+    np.testing.assert_array_equal(first, images + 10)
+    assert float(stats["mean"]) == 0.5 * (0.5 * 3.0) + 0.5 * 4.0
+    assert len(set(draws.ravel().tolist())) == 2
+    np.testing.assert_array_equal(draws[::2], np.broadcast_to(draws[0], (3, 1)))
+    run(10.0, {"mean": jnp.zeros(())}, images, train=False, key=jax.random.key(0))
+    assert seen[-1] is False
 
 
 def test_random_draws():

@@ -40,6 +40,8 @@ class UNet(nnx.Module):
       dtype: of the computation, such as jnp.bfloat16; the logits come out in `param_dtype`.
       param_dtype: of the parameters; the statistics are float32 at least.
       spatial_rank: the axes of pixels: 2 of images, 3 of volumes.
+      remat: compute each block again when its gradient is taken, rather than to keep what is in it
+        (Chen et al. 2016, arXiv:1604.06174).
       axis_name: the mapped axis of the replicas.
       rngs: source of the initial parameters.
     """
@@ -56,6 +58,7 @@ class UNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         param_dtype: jnp.dtype = jnp.float32,
         spatial_rank: int = 2,
+        remat: bool = False,
         axis_name: str | None = None,
         rngs: nnx.Rngs,
     ):
@@ -76,6 +79,7 @@ class UNet(nnx.Module):
         self.levels = len(widths)
         self.spatial_rank = spatial_rank
         self.resolutions = resolutions
+        self.remat = remat
         self.in_channels = in_channels
         self.param_dtype = param_dtype
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -123,15 +127,21 @@ class UNet(nnx.Module):
                 raise ValueError("dropout needs a key when training; pass key=")
             keys = jax.random.split(key, self.levels)
 
+        def run(block, x):
+            return block(x, train=train)
+
+        if train and self.remat:
+            run = nnx.remat(run)
+
         skips = []
         for level in range(self.levels):
-            x = getattr(self, f"down{level}")(max_pool(x) if level else x, train=train)
+            x = run(getattr(self, f"down{level}"), max_pool(x) if level else x)
             skips.append(x)
         x = self.dropout(skips.pop(), deterministic=not train, rngs=keys[-1])
         decoded = [x]
         for level in reversed(range(self.levels - 1)):
             x = jnp.concatenate([skips.pop(), getattr(self, f"up{level}")(x)], -1)
-            x = getattr(self, f"decode{level}")(x, train=train)
+            x = run(getattr(self, f"decode{level}"), x)
             x = self.dropout(x, deterministic=not train, rngs=keys[level])
             decoded.append(x)
 
