@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -72,6 +73,7 @@ def work() -> Iterator[None]:
     A command without the flags of `define_process_flags` is one process.
     """
     args = flags.FLAGS
+    _keep_compiled()
     with parallel.leaving_at_once():
         try:
             if "coordinator" in args and (args.distributed or args.coordinator):
@@ -83,6 +85,16 @@ def work() -> Iterator[None]:
             if parallel.host()[1] == 1:
                 raise
             fail(f"another host has failed or can't be reached: {error}", code=1)
+
+
+def _keep_compiled() -> None:
+    """Lets later runs find what this one compiles, unless JAX was told where, or not to ("")."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        path = os.path.join(home, "jaxseg", "compiled")
+        with contextlib.suppress(OSError):  # it only saves time
+            os.makedirs(path, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", path)
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> typing.NoReturn:

@@ -121,7 +121,7 @@ class Config:
     seed: int = 0
     steps: int = 120
     batch_size: int = 8  # over all devices and hosts
-    parts: int = 1  # that a device takes its images in, one after another: less memory, a third slower
+    parts: int = 1  # of a device's images, taken one after another to save memory
     eval_batch_size: int = 4
     eval_every: int = 30  # steps; the checkpoint written then can become the best one
     checkpoint_every: int = 30  # steps

@@ -246,18 +246,24 @@ class Feed:
         return None if batch is None else self._shard(batch)
 
 
-def check_batch_size(batch_size: int, runner: Runner) -> None:
-    """Raises unless the global batch splits evenly over the replicas."""
-    if batch_size < 1 or batch_size % runner.replicas:
+def check_batch_size(batch_size: int, runner: Runner, parts: int = 1) -> None:
+    """Raises unless the global batch splits evenly over the replicas, and on each into parts."""
+    if parts < 1:
+        raise ValueError(f"parts is {parts}, but must be at least 1")
+    right = round_up(batch_size, runner, parts)
+    if batch_size != right:
+        each = f", and on each into {parts} parts" if parts > 1 else ""
         raise ValueError(
-            f"batch_size is {batch_size}, but must be a positive multiple of the "
-            f"{runner.replicas} devices; set --config.batch_size={round_up(batch_size, runner)}"
+            f"batch_size is {batch_size}, but must be a positive multiple of "
+            f"{runner.replicas * parts}, as it is split over {runner.replicas} devices{each}; set "
+            f"--config.batch_size={right}"
         )
 
 
-def round_up(batch_size: int, runner: Runner) -> int:
-    """The next batch size that splits evenly over the replicas."""
-    return max(1, -(-batch_size // runner.replicas)) * runner.replicas
+def round_up(batch_size: int, runner: Runner, parts: int = 1) -> int:
+    """The next batch size that splits evenly over the replicas, and on each into parts."""
+    unit = runner.replicas * parts
+    return max(1, -(-batch_size // unit)) * unit
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

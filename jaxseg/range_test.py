@@ -96,7 +96,7 @@ def run(
         raise ValueError(f"--steps is {steps}, but must be at least 2")
     rates = np.geomspace(lowest, highest, steps)
     runner = parallel.make_runner(config.parallel)
-    parallel.check_batch_size(config.batch_size, runner)
+    parallel.check_batch_size(config.batch_size, runner, config.parts)
     model = make_model(config, axis_name=runner.axis_name)
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)

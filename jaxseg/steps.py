@@ -105,7 +105,7 @@ def make_train_step(
     for each that depends on the seed, the step and the image's row in the global batch alone:
     however many devices share the batch, it sees the same pictures. Dropout draws afresh on each
     device. With `teaching` the loss is that of the labels and that of the teacher, whose constants
-    the step takes after the batch. The model takes its batch in so many `parts`, as `in_parts` says.
+    the step takes after the batch. The model takes the batch in so many `parts`, see `in_parts`.
     """
     apply = in_parts(apply, parts)
 

@@ -210,7 +210,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
 
 def _check(config: Config, runner: parallel.Runner) -> None:
     """Raises ValueError for numbers that make no run."""
-    parallel.check_batch_size(config.batch_size, runner)
+    parallel.check_batch_size(config.batch_size, runner, config.parts)
     data.unlabelled_rows(config.data, config.batch_size)
     counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
     for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed", "patience"))):

@@ -362,3 +362,12 @@ def test_batch_size_must_split(size):
     parallel.check_batch_size(right, runner)
     assert parallel.round_up(size, runner) == right
     parallel.check_batch_size(1, parallel.make_runner("spatial"))  # whose batch is not split
+
+
+def test_batch_size_must_split_into_parts():
+    runner = parallel.make_runner("fsdp")
+    parallel.check_batch_size(16, runner, 2)
+    with pytest.raises(ValueError, match=r"multiple of 16, .* into 2 parts; set .*_size=16$"):
+        parallel.check_batch_size(8, runner, 2)
+    with pytest.raises(ValueError, match=r"^parts is 0, but must be at least 1$"):
+        parallel.check_batch_size(8, runner, 0)
