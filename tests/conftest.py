@@ -17,6 +17,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Drops the compiled programs of a module after it.
+
+    Each takes mappings of memory, of which Linux allows a process 65530; past that it crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def shared_data():
     """The folder of real data beside the repository; skips where it is absent."""
