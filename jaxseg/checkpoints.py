@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import json
 import logging as standard_logging
+import os
 import pathlib
 import shutil
 import sys
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,12 +31,30 @@ class CheckpointError(ValueError):
     """Checkpoints that can't be used, said in one line."""
 
 
+class FullDiskError(OSError):
+    """A checkpoint that the disk has no room for."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether there was no room to write; tensorstore says so only in words.
+
+    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    words = tuple(map(os.strerror, full))
+    return getattr(error, "errno", None) in full or any(x in str(error) for x in words)
+
+
 class Checkpoints:
     """The checkpoints of one run: the latest few, and the best by the validation score `best`.
 
     Written in the background and visible only when complete. Each array has a checksum, since
     orbax restores flipped bits silently. `restore_latest` falls back to the newest checkpoint that
     is whole, and moves damaged ones aside.
+
+    A full disk is a FullDiskError, at the latest of `close`. With `on_full_disk`, `save` tells it
+    that instead, and goes without the checkpoint.
     """
 
     def __init__(
@@ -42,10 +64,12 @@ class Checkpoints:
         keep_latest: int = 1,
         best: str = SCORE,
         higher_is_better: bool = True,
+        on_full_disk: Callable[[str], None] | None = None,
     ):
         self._directory = pathlib.Path(directory).absolute()
         self._keep_latest = keep_latest
         self._best, self._sign = best, 1 if higher_is_better else -1
+        self._on_full_disk = on_full_disk
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -54,6 +78,7 @@ class Checkpoints:
                 f"checkpoint {step} in {self._directory} is damaged (its scores or their checksum "
                 "are missing or wrong); resume the training to replace it"
             )
+        _silence_stragglers()
         policies = checkpoint_managers
         keep = policies.AnyPreservationPolicy(
             [
@@ -84,14 +109,18 @@ class Checkpoints:
         checksums = {name: _checksum(array) for name, array in arrays.items()}
         scores = scores or {}  # None would make orbax warn
         checksums[_SCORES] = _checksum_of_scores(scores)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(arrays), checksums=ocp.args.JsonSave(checksums)
-            ),
-            metrics=scores,
-            force=True,
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays), checksums=ocp.args.JsonSave(checksums)
         )
+        for _ in range(2):  # again if it was the one before that had no room
+            try:
+                with self._writing():
+                    self._manager.save(step, args=items, metrics=scores, force=True)
+                break
+            except FullDiskError as error:
+                if self._on_full_disk is None:
+                    raise
+                self._on_full_disk(error.strerror)
 
     def restore_latest(self, template: Any) -> tuple[int, Any] | None:
         """The step and state of the newest whole checkpoint, or None if there never was one.
@@ -167,12 +196,33 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved so far is safe on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         if "_manager" in vars(self):
-            self._manager.close()
-            del self._manager
+            with self._writing():
+                self._manager.close()
+            vars(self).pop("_manager", None)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A block in which it may come out that there was no room, even for what is older."""
+        try:
+            yield
+        except Exception as error:
+            if not disk_is_full(error):
+                raise
+            # The manager has lost count of what is on disk, and says the same again as it closes.
+            with contextlib.suppress(Exception):
+                vars(self).pop("_manager").close()
+            for part in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(part, ignore_errors=True)
+            whole = sorted(int(x.name) for x in self._directory.iterdir() if x.name.isdigit())
+            last = f"the last good one is {self.path(whole[-1])}" if whole else "there is none yet"
+            raise FullDiskError(
+                errno.ENOSPC, f"the disk is full, so that a checkpoint can't be saved; {last}"
+            ) from error
 
     def _read(self, step: int, template: Any) -> Any:
         try:
@@ -184,7 +234,6 @@ class Checkpoints:
             )
             arrays, checksums = read["state"], read["checksums"]
         except Exception as error:  # whatever a broken file makes of its reader
-            _silence_stragglers()
             raise _DamageError(
                 " ".join(f"{type(error).__name__}: {error}".split())[:300]
             ) from error
@@ -238,9 +287,10 @@ class _DamageError(Exception):
 
 @functools.cache  # so that one hook serves any number of calls
 def _silence_stragglers() -> None:
-    """Keeps what orbax was still reading from burying the message under its tracebacks.
+    """Keeps what orbax was still doing from burying the message under its tracebacks.
 
-    Its other reads go on after the first has failed, and find the event loop closed.
+    Its other reads and writes go on after the first has failed, and find the event loop closed;
+    and each thread that an error passes through logs it before it is raised.
     """
     before = sys.unraisablehook
 
@@ -251,6 +301,9 @@ def _silence_stragglers() -> None:
     sys.unraisablehook = hook
     standard_logging.getLogger("asyncio").addFilter(
         lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+    logging.get_absl_logger().addFilter(
+        lambda record: not (record.exc_info and disk_is_full(record.exc_info[1]))
     )
 
 

@@ -129,6 +129,8 @@ class Config:
     log_every: int = 10  # steps
     pictures: int = 4  # images of the evaluation split that are drawn
     parallel: str = "pmap"  # or "shard_map", "fsdp" (splits the state), "spatial" (images)
+    not_finite: str = "stop"  # at such a loss; or "skip" its batch, from the last checkpoint on
+    disk_full: str = "stop"  # or "go_on" without the checkpoints that it has no room for
     # Terms (name, weight) or (name, weight, {"option": value}) from jaxseg.losses.
     loss: tuple = (("cross_entropy", 1.0), ("relative_entropy", 0.5))
     metrics: tuple[str, ...] = ()  # also scored at evaluations; evaluate --help lists them

@@ -16,7 +16,8 @@ import rich.table
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+
+from jaxseg.board import Board
 
 METRICS = "metrics.jsonl"
 SKIPPED = "skipped.txt"
@@ -44,7 +45,7 @@ class Report:
             self._skipped = dict.fromkeys((workdir / SKIPPED).read_text().splitlines())
         _drop_after(workdir / METRICS, start)
         self._metrics = (workdir / METRICS).open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._board = Board(workdir / "tensorboard", purge_step=start + 1)
         if console.is_terminal and not console.is_jupyter:
             self._progress = Progress(
                 TextColumn("step"),
@@ -112,7 +113,13 @@ class Report:
     def picture(self, step: int, sheet: np.ndarray):
         """Keeps a picture as PNG and in TensorBoard."""
         Image.fromarray(sheet).save(self._workdir / "pictures" / f"step_{step:07d}.png")
-        self._board.add_image("validation", sheet, step, dataformats="HWC")
+        self._board.add_image("validation", sheet, step)
+
+    def left_out(self, step: int, why: str):
+        """Records that a step's batch was skipped."""
+        if self._workdir is not None:
+            print(json.dumps({"step": step, "skipped": why}), file=self._metrics, flush=True)
+        self._say(f"step {step}/{self._steps}  skipped: {why}")
 
     def close(self):
         if self._workdir is not None:

@@ -22,20 +22,26 @@ import threading
 import time
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, history, optim, parallel, pretrained, teachers, training_step
-from jaxseg.checkpoints import Checkpoints
+from jaxseg import cli, data, history, optim, parallel, pretrained, skips, teachers, training_step
+from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
 from jaxseg.report import Report, score_table
+from jaxseg.supervise import supervise
 
 
 class NotFiniteError(RuntimeError):
     """The loss or its gradient is not finite."""
+
+    def __init__(self, message: str, *, step: int, why: str):
+        super().__init__(message)
+        self.step, self.why = step, why
 
 
 def train(
@@ -52,11 +58,21 @@ def train(
     saved, and the scores are those so far.
 
     Raises ValueError or OSError for a config, data or workdir that can't be used, and
-    NotFiniteError when the loss is no longer finite.
+    NotFiniteError when the loss is no longer finite; unless `config.not_finite` is "skip", with
+    which it begins anew at the last checkpoint and leaves out the batch, as does any later start.
     """
     # From here on a signal is a wish to stop, so that it can't be lost while things are set up.
     with _Interruption() as interruption:
-        return _train(config, workdir, allow_config_change, console, interruption)
+        while True:
+            try:
+                return _train(config, workdir, allow_config_change, console, interruption)
+            except NotFiniteError as error:
+                known = skips.read(pathlib.Path(workdir))
+                if config.not_finite != "skip" or skips.too_many(known, error.step):
+                    raise
+                parallel.wait_for_all("read the skipped steps")
+                if parallel.is_primary():
+                    skips.add(pathlib.Path(workdir), error.step, error.why)
 
 
 def _train(config, workdir, allow_config_change, console, interruption):
@@ -93,6 +109,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
         keep_latest=config.keep_latest,
         best=config.best,
         higher_is_better=higher_is_better(config.best),
+        on_full_disk=functools.partial(_say, console) if config.disk_full == "go_on" else None,
     )
     init = make_init(config, model)
     template = jax.eval_shape(init)
@@ -123,6 +140,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
 
     if start >= config.steps:
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
+    skipped = skips.read(workdir)
     report = Report(workdir if primary else None, console, start=start, steps=config.steps)
     with contextlib.closing(saved), contextlib.closing(report):
         ends_early = _is_out_of_patience(workdir, config)
@@ -140,17 +158,22 @@ def _train(config, workdir, allow_config_change, console, interruption):
         pending = []  # steps whose scalars are still on the device, so that it can run ahead
         step = start
         for step, batch in enumerate(feed, start + 1):
-            state, scalars = train_step(state, batch, *teacher)
-            feed.running = scalars
-            pending.append((step, scalars))
+            if step in skipped:
+                state = state._replace(step=runner.place(np.int32(step)))
+                report.left_out(step, skipped[step])
+            else:
+                state, scalars = train_step(state, batch, *teacher)
+                feed.running = scalars
+                pending.append((step, scalars))
             if step == start + 1:
-                jax.block_until_ready(scalars)  # now it is compiled, and time is speed
+                jax.block_until_ready(state.step)  # now it is compiled, and time is speed
                 clock.restart(step)
             logs = step % config.log_every == 0 or step == config.steps
             evaluates = step % config.eval_every == 0 or step == config.steps
             stops = interruption.asked
             if processes > 1:
-                stops = logs and parallel.any_host(stops)
+                meets = logs or evaluates or step % config.checkpoint_every == 0
+                stops = meets and parallel.any_host(stops)
             saves = evaluates or stops or step % config.checkpoint_every == 0
             if not (logs or saves):
                 continue
@@ -161,9 +184,10 @@ def _train(config, workdir, allow_config_change, console, interruption):
                     saved.wait()
                     rows = training.positions()[at - 1].tolist()
                     names = [training.source.name(index) for index, _ in rows]
-                    raise NotFiniteError(_not_finite(at, values, names, saved))
+                    why = _not_finite(values, names)
+                    raise NotFiniteError(_stopped(at, why, saved), step=at, why=why)
             pending.clear()
-            if logs:
+            if logs and step not in skipped:
                 rate, waited = clock.read(step)
                 speed = None if rate is None else rate * config.batch_size
                 eta = math.inf if rate is None else (config.steps - step) / rate
@@ -217,6 +241,13 @@ def _check(config: Config, runner: parallel.Runner) -> None:
         for name in names:
             if getattr(config, name) < least:
                 raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
+    choices = {"not_finite": ("stop", "skip"), "disk_full": ("stop", "go_on")}
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            words = " or ".join(map(repr, known))
+            raise ValueError(f"{name} is {getattr(config, name)!r}, but must be {words}")
+    if config.disk_full == "go_on" and parallel.host()[1] > 1:
+        raise ValueError('disk_full="go_on" is for one process; several must stop, to agree')
     if config.seed >= 2**63:
         raise ValueError(f"seed is {config.seed}, but must be less than 2**63")
     if config.data.patch_size and not config.data.mean:
@@ -268,10 +299,14 @@ def _changes(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def _not_finite(step: int, values: dict, names: list[str], saved: Checkpoints) -> str:
+def _not_finite(values: dict, names: list[str]) -> str:
     bad = ", ".join(
         f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)
     )
+    return f"{bad}; its batch was {', '.join(dict.fromkeys(names))}"
+
+
+def _stopped(step: int, why: str, saved: Checkpoints) -> str:
     last = saved.latest_step()
     good = (
         "there is no checkpoint yet"
@@ -279,7 +314,7 @@ def _not_finite(step: int, values: dict, names: list[str], saved: Checkpoints) -
         else f"the last good checkpoint is {saved.path(last)}"
     )
     return (
-        f"training stopped at step {step}: {bad}; its batch was {', '.join(dict.fromkeys(names))}; "
+        f"training stopped at step {step}: {why}; "
         f"{good}. Lower optim.learning_rate, set optim.clip_norm, or look at these images"
     )
 
@@ -365,17 +400,34 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "allow_config_change", False, "Resume even if the config is not the one it began with."
     )
+    flags.DEFINE_integer(
+        "retries", 0, "Restart after a crash, at most so often in a row without a newer checkpoint."
+    )
     cli.define_process_flags()
 
 
 def main() -> None:
     args = flags.FLAGS
     workdir = pathlib.Path(args.workdir or time.strftime("runs/%Y%m%d-%H%M%S"))
+    if args.retries > 0:
+        again = ["-m", "jaxseg.train", *sys.argv[1:], f"--workdir={workdir}", "--retries=0"]
+        code = supervise(
+            [sys.executable, *again],
+            workdir / "checkpoints",
+            retries=args.retries,
+            usage_error=cli.USAGE_ERROR,
+        )
+        sys.exit(code)
     with cli.work():
         try:
             train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
         except NotFiniteError as error:
             cli.fail(str(error), code=1)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            what = f"{cli.explain(error)}. Make room for {workdir}, and start again to go on"
+            cli.fail(what, code=1)
 
 
 if __name__ == "__main__":

@@ -738,15 +738,15 @@ def test_fresh_interpreters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def of_two(*args, command="train"):
-    """Two processes of one device each, started by hand: stdout, stderr and exit code of each.
+def start_two(*args, command="train"):
+    """Two processes of one device each, started by hand.
 
     A pair of values as an argument gives each process its own.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    runs = [
+    return [
         subprocess.Popen(
             [
                 sys.executable,
@@ -768,11 +768,20 @@ def of_two(*args, command="train"):
         )
         for index in range(2)
     ]
+
+
+def ends(runs):
+    """What processes write, and their exit codes: stdout, stderr and code of each."""
     try:
         return [(*run.communicate(timeout=180), run.returncode) for run in runs]
     finally:
         for run in runs:
             run.kill()
+
+
+def of_two(*args, command="train"):
+    """The ends of two processes, as `start_two` starts them."""
+    return ends(start_two(*args, command=command))
 
 
 def test_two_processes_agree_with_one(root, tmp_path):
