@@ -369,14 +369,10 @@ MAIN_HARD, MAIN_SHARED = (tuple(x for x in MAIN if x in some) for some in (HARD,
 
 
 def every(pairs):
-    """A test for each pair; those of a loss with other options are left out of quick runs.
-
-    One process tests those of a kind, which are compiled together.
-    """
+    """A test for each pair; those of a loss with other options are left out of quick runs."""
     marked = []
     for name, kind in pairs:
-        marks = [pytest.mark.xdist_group(f"losses_{kind}")]
-        marks += [] if (name, kind) in MAIN else [pytest.mark.exhaustive]
+        marks = () if (name, kind) in MAIN else pytest.mark.exhaustive
         marked.append(pytest.param(name, kind, marks=marks))
     return pytest.mark.parametrize(("name", "kind"), marked)
 
