@@ -16,6 +16,8 @@ from jaxseg import losses
 pytestmark = pytest.mark.exhaustive
 
 CLASSES = 3
+# Compiling takes most of these tests' time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def pictures(shape=(4, 12, 9), seed=0):
@@ -77,11 +79,9 @@ def test_boundary_is_least_for_the_label(spacing):
     """Whatever the unit: it is negative within the label, or the wrong side would be rewarded."""
     labels = np.zeros((1, 8, 8), np.int32)
     labels[0, 2:6, 2:6] = 1
-    right, wrong = (
-        losses.boundary(50.0 * np.eye(2)[preds], labels, spacing=spacing)
-        for preds in (labels, 1 - labels)
-    )
-    assert right < 0 < losses.boundary(np.zeros((1, 8, 8, 2)), labels, spacing=spacing) < wrong
+    loss = quick(functools.partial(losses.boundary, spacing=spacing))
+    right, wrong = (loss(50.0 * np.eye(2)[preds], labels) for preds in (labels, 1 - labels))
+    assert right < 0 < loss(np.zeros((1, 8, 8, 2)), labels) < wrong
 
 
 @every_boundary
@@ -89,10 +89,10 @@ def test_the_map_of_a_boundary_has_its_mean(name):
     loss, _ = BOUNDARIES[name]
     logits, labels, where = pictures((4, 12, 9))
     for options in ({}, {"class_weights": (1.0, 5.0, 0.5)}):
-        values = loss(logits, labels, where=where, reduce=None, **options)
+        values = quick(functools.partial(loss, reduce=None, **options))(logits, labels, where=where)
         assert values.shape == labels.shape
         assert not np.any(values[~where])
-        mean = loss(logits, labels, where=where, **options)
+        mean = quick(functools.partial(loss, **options))(logits, labels, where=where)
         np.testing.assert_allclose(np.sum(values) / where.sum(), mean, rtol=1e-5)
 
 
@@ -112,6 +112,7 @@ def test_boundaries_are_those_of_scipy(name, shape, options):
     """In 2D and 3D, with and without `where`; distances are float32."""
     loss, definition = BOUNDARIES[name]
     logits, labels, where = pictures(shape)
+    loss = quick(functools.partial(loss, **options))
     for mask in (where, np.ones(shape, bool)):
         expected = definition(
             logits,
@@ -120,7 +121,7 @@ def test_boundaries_are_those_of_scipy(name, shape, options):
             weights=options.get("class_weights", (1, 1, 1)),
             spacing=options.get("spacing"),
         )
-        found = loss(logits, labels, where=mask, **options)
+        found = loss(logits, labels, where=mask)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -137,7 +138,7 @@ def test_gradients_of_boundaries(name):
 @every_boundary
 def test_boundaries_outside_where(name):
     """NaN, inf, 255 and -1 there change no bit; nothing at all gives 0; a wrong label gives NaN."""
-    loss = jax.jit(jax.value_and_grad(BOUNDARIES[name][0]))
+    loss = quick(jax.value_and_grad(BOUNDARIES[name][0]))
     logits, labels, where = pictures()
     logits = logits.astype(np.float32)
     expected = loss(logits, labels, where=where)
@@ -163,7 +164,7 @@ def test_boundaries_over_replicas(name):
     loss, _ = BOUNDARIES[name]
     logits, labels, where = pictures((8, 6, 5))
     where[:3] = False
-    one = loss(logits, labels, where=where)
+    one = quick(loss)(logits, labels, where=where)
     eight = jax.pmap(lambda z, y, m: loss(z[None], y[None], where=m[None], axis_name="i"), "i")(
         logits, labels, where
     )
@@ -210,10 +211,10 @@ def test_knowledge_distillation(temperature):
     p, q = (special.softmax(x / temperature, -1) for x in (teacher, student))
     expected = temperature**2 * special.rel_entr(p, q).sum(-1)
     loss = functools.partial(losses.knowledge_distillation, temperature=temperature, where=where)
-    np.testing.assert_allclose(loss(student, teacher), expected[where].mean(), rtol=1e-11)
-    found = loss(student, teacher, reduce=None)
+    np.testing.assert_allclose(quick(loss)(student, teacher), expected[where].mean(), rtol=1e-11)
+    found = quick(functools.partial(loss, reduce=None))(student, teacher)
     np.testing.assert_allclose(found, np.where(where, expected, 0), rtol=1e-9)
-    grads = jax.grad(loss, (0, 1))(jnp.asarray(student), jnp.asarray(teacher))
+    grads = quick(jax.grad(loss, (0, 1)))(jnp.asarray(student), jnp.asarray(teacher))
     wanted = temperature * (q - p) * where[..., None] / where.sum()
     np.testing.assert_allclose(grads[0], wanted, rtol=1e-10, atol=1e-15)
     assert not np.any(grads[1])
@@ -254,7 +255,7 @@ def test_channel_distillation(temperature):
     check_grads(
         jax.jit(lambda z: loss(z, teacher, where=where)), (jnp.asarray(student),), 1, ["rev"]
     )
-    assert not np.any(jax.grad(loss, 1)(student, jnp.asarray(teacher)))
+    assert not np.any(quick(jax.grad(loss, 1))(student, jnp.asarray(teacher)))
 
 
 @pytest.mark.usefixtures("x64")
@@ -288,13 +289,14 @@ def test_consistency(weights):
     expected = mixed - np.tensordot(shares, special.entr(q).sum(-1), 1)
     loss = functools.partial(losses.consistency, weights=weights, where=where)
     for given in (logits, list(logits)):
-        np.testing.assert_allclose(loss(given), expected[where].mean(), rtol=1e-10)
-    np.testing.assert_allclose(loss(logits, reduce=None), np.where(where, expected, 0), rtol=1e-8)
-    same = losses.consistency([logits[0]] * 3)
+        np.testing.assert_allclose(quick(loss)(given), expected[where].mean(), rtol=1e-10)
+    values = quick(functools.partial(loss, reduce=None))(logits)
+    np.testing.assert_allclose(values, np.where(where, expected, 0), rtol=1e-8)
+    same = quick(losses.consistency)([logits[0]] * 3)
     np.testing.assert_allclose(same, 0, atol=1e-15)
     check_grads(jax.jit(loss), (jnp.asarray(logits),), 1, ["rev"])
-    two = losses.consistency(logits[:2], reduce=None)
-    js = losses.jensen_shannon(logits[0], q[1], reduce=None)
+    two = quick(functools.partial(losses.consistency, reduce=None))(logits[:2])
+    js = quick(functools.partial(losses.jensen_shannon, reduce=None))(logits[0], q[1])
     np.testing.assert_allclose(two, js, rtol=1e-9)
 
 
@@ -311,7 +313,7 @@ def test_predictions_outside_where(name):
     """They change no bit, whatever they hold; nothing at all gives 0, and extremes are finite."""
     student, teacher, where = two_predictions()
     student, teacher = student.astype(np.float32), teacher.astype(np.float32)
-    loss = jax.jit(jax.value_and_grad(BETWEEN[name]))
+    loss = quick(jax.value_and_grad(BETWEEN[name]))
     expected = loss(student, teacher, where=where)
     assert np.any(expected[1][where])
     for garbage in (np.nan, np.inf, -np.inf):
@@ -330,7 +332,7 @@ def test_predictions_outside_where(name):
 def test_predictions_over_replicas(name):
     student, teacher, where = two_predictions((8, 5, 3))
     where[:3] = False
-    one = BETWEEN[name](student, teacher, where=where)
+    one = quick(BETWEEN[name])(student, teacher, where=where)
 
     def replica(*arrays):
         z, other, m = (x[None] for x in arrays)
