@@ -18,6 +18,8 @@ from jaxseg import losses
 pytestmark = pytest.mark.exhaustive
 
 SHAPE, CLASSES = (2, 3, 5), 4
+# Compiling takes most of these tests' time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def soft_problem(seed=0, scale=2.0):
@@ -48,7 +50,8 @@ def maps(logits, labels):
         **{f"renyi{a}": per_pixel(losses.renyi_divergence, order=a) for a in ORDERS},
         **{f"tsallis{a}": per_pixel(losses.tsallis_divergence, order=a) for a in ORDERS},
     }
-    return {name: np.asarray(f(logits, labels, reduce=None)) for name, f in family.items()}
+    every = jax.jit(lambda *data: {name: f(*data, reduce=None) for name, f in family.items()})
+    return jax.tree.map(np.asarray, every(logits, labels))
 
 
 ALPHAS = (-1.0, 0.0, 0.3, 0.5, 0.7, 1.0, 2.0)
@@ -181,7 +184,7 @@ def test_excluded_classes_leave_finite_gradients():
     logits = jnp.array([[1.0, -jnp.inf, 0.0], [0.3, -jnp.inf, 2.0]])
     labels = jnp.array([[0.3, 0.0, 0.7], [1.0, 0.0, 0.0]])
     for name in ("kl", "js", "renyi", "hellinger", "brier", "focal", "poly1", "gce", "entropy"):
-        value, grad = jax.value_and_grad(SMOOTH[name])(logits, labels)
+        value, grad = quick(jax.value_and_grad(SMOOTH[name]))(logits, labels)
         assert np.isfinite(value), name
         assert np.isfinite(grad).all(), name
         assert not np.any(grad[:, 1]), name
@@ -249,8 +252,8 @@ def test_hard_pixels(name, options):
     logits[~where] = np.nan
     labels[~where] = 255
     loss = getattr(losses, name)
-    hard = jax.jit(losses.hard_pixels(loss, **options))
-    value, grad = jax.value_and_grad(hard)(logits.astype(np.float32), labels, where=where)
+    hard = quick(jax.value_and_grad(losses.hard_pixels(loss, **options)))
+    value, grad = hard(logits.astype(np.float32), labels, where=where)
     per_pixel = np.asarray(loss(logits, labels, where=where, reduce=None), np.float64)
     np.testing.assert_allclose(value, hardest(per_pixel, where, **options), rtol=1e-5)
     chosen = np.any(grad != 0, -1)
@@ -275,11 +278,12 @@ def test_hard_pixels_over_replicas(options):
     logits = 3 * rng.normal(size=(8, 20, 3)).astype(np.float32)
     labels = rng.integers(0, 3, (8, 20), np.int32)
     where = rng.random((8, 20)) < np.linspace(0, 1, 8)[:, None]
-    hard = jax.value_and_grad(losses.hard_pixels(losses.cross_entropy, **options))
-    value, grad = hard(logits, labels, where=where, class_weights=(1.0, 2.0, 5.0))
+    hard = losses.hard_pixels(losses.cross_entropy, **options)
+    hard = jax.value_and_grad(functools.partial(hard, class_weights=(1.0, 2.0, 5.0)))
+    value, grad = quick(hard)(logits, labels, where=where)
 
     def replica(z, labels, where):
-        return hard(z, labels, where=where, class_weights=(1.0, 2.0, 5.0), axis_name="i")
+        return hard(z, labels, where=where, axis_name="i")
 
     values, grads = jax.pmap(replica, "i")(logits, labels, where)
     np.testing.assert_allclose(values, np.full(8, value), rtol=1e-6)
@@ -358,9 +362,10 @@ def test_generalized_dice_of_a_rare_class():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
 def test_second_derivatives_of_focal_at_certainty(gamma):
+    hessian = quick(jax.hessian(functools.partial(losses.focal, gamma=gamma)))
     for margin in (10.0, 17.0, 30.0, 80.0, 160.0):
         z = jnp.array([[margin, 0.0, 0.0]])
-        found = jax.hessian(functools.partial(losses.focal, gamma=gamma))(z, jnp.array([0]))
+        found = hessian(z, jnp.array([0]))
         assert np.isfinite(found).all()
 
 
@@ -466,7 +471,7 @@ def test_sigmoids_outside_where(name, soft, by_channel):
 def test_sigmoids_of_extreme_logits(name, dtype):
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.choice([-1e4, 0.0, 1e4], (*SHAPE, 3)), dtype)
-    value, grad = jax.value_and_grad(SIGMOIDS[name])(z, yes_no_problem()[1])
+    value, grad = quick(jax.value_and_grad(SIGMOIDS[name]))(z, yes_no_problem()[1])
     assert value.dtype == jnp.float32
     assert grad.dtype == dtype
     assert np.isfinite(value)
@@ -487,7 +492,7 @@ def test_sigmoids_over_replicas(name):
     rng = np.random.default_rng(0)
     z, labels = rng.normal(size=(8, 6, 3)), rng.integers(0, 2, (8, 6, 3))
     where = np.arange(6) < np.array([0, 0, 1, 0, 2, 3, 6, 6])[:, None]
-    one = SIGMOIDS[name](z, labels, where=where)
+    one = quick(SIGMOIDS[name])(z, labels, where=where)
 
     def replica(z, labels, where):
         expand = {"dice_squared": lambda x: x[None]}.get(name, lambda x: x)
@@ -545,11 +550,12 @@ def test_vmap_is_a_loop(name):
     """Three batches of two images, each with its own value and gradient; nothing counts in one."""
     data = [x.reshape(3, 2, *x.shape[1:]) for x in pictures_of_three(6)]
     data[2][1] = False
-    loss = jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w))
-    values, grads = jax.vmap(loss)(*data)
+    gradient = jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w))
+    values, grads = quick(jax.vmap(gradient))(*data)
+    alone = quick(gradient)
     assert values[1] == 0
     for i in range(3):
-        value, grad = loss(*(x[i] for x in data))
+        value, grad = alone(*(x[i] for x in data))
         np.testing.assert_allclose(values[i], value, rtol=1e-12)
         np.testing.assert_allclose(grads[i], grad, rtol=1e-10, atol=1e-15)
 
@@ -566,8 +572,8 @@ def test_eight_devices_equal_one_under_shard_map(name):
         return ELSEWHERE[name](z, y, where=w, axis_name="i")
 
     eight = jax.shard_map(replica, mesh=mesh, in_specs=split, out_specs=whole)
-    found = jax.jit(jax.value_and_grad(eight))(*data)
-    expected = jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w))(*data)
+    found = quick(jax.value_and_grad(eight))(*data)
+    expected = quick(jax.value_and_grad(lambda z, y, w: ELSEWHERE[name](z, y, where=w)))(*data)
     chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
@@ -628,6 +634,7 @@ def test_second_derivatives_outside_where(name):
         gradient = jax.grad(lambda z: SMOOTH[name](z, labels, where=where))
         return jnp.sum(jnp.where(where[..., None], gradient(z), 0.0) ** 2)
 
-    found = jax.grad(along)(jnp.asarray(np.where(where[..., None], logits, np.nan)))
-    np.testing.assert_allclose(found, jax.grad(along)(jnp.asarray(logits)), rtol=1e-10, atol=1e-16)
+    again = quick(jax.grad(along))
+    found = again(np.where(where[..., None], logits, np.nan))
+    np.testing.assert_allclose(found, again(logits), rtol=1e-10, atol=1e-16)
     assert np.any(found)
