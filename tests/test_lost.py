@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from test_train import (
+    by_hand,
     Run,
     arguments,
     assert_board_shows,
@@ -28,7 +29,7 @@ from test_train import (
     make_config,
     one_error_line,
     records,
-    start_two,
+    start,
 )
 from test_train import root as root
 
@@ -260,7 +261,7 @@ TWO = {**SMALL, "steps": 200, "eval_every": 100, "checkpoint_every": 4, "log_eve
 def test_either_process_may_be_asked_to_stop(root, tmp_path, to):
     """Both save the same step and leave with 0."""
     workdir = tmp_path / "run"
-    runs = start_two(*arguments(root, **TWO), f"--workdir={workdir}")
+    runs = start(by_hand(2), *arguments(root, **TWO), f"--workdir={workdir}")
     while count_records(workdir) < 2 and runs[0].poll() is None:
         time.sleep(0.01)
     begun = time.monotonic()
@@ -278,10 +279,10 @@ def test_one_of_two_is_killed(root, tmp_path, victim):
     """The other ends, too; supervised, both start again, and the end is the straight run's."""
     options = {**TWO, "steps": 60, "eval_every": 20}
     args = arguments(root, **options)
-    for _, errors, code in ends(start_two(*args, f"--workdir={tmp_path / 'straight'}")):
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={tmp_path / 'straight'}")):
         assert code == 0, errors
     workdir = tmp_path / "run"
-    runs = start_two(*args, f"--workdir={workdir}", "--retries=5")
+    runs = start(by_hand(2), *args, f"--workdir={workdir}", "--retries=5")
     while count_records(workdir) < 3 and runs[0].poll() is None:
         time.sleep(0.01)
     (child,) = children(runs[victim].pid)
@@ -308,7 +309,7 @@ def test_fewer_devices_go_on(root, tmp_path):
         assert run.wait()[0] == 0, run.text()
     shutil.copytree(straight, cut)
     shutil.rmtree(cut / "checkpoints" / "8")
-    for _, errors, code in ends(start_two(*half, f"--workdir={both}")):
+    for _, errors, code in ends(start(by_hand(2), *half, f"--workdir={both}")):
         assert code == 0, errors
     rest = {"cut": 4, "both": 1}
     for name, devices in rest.items():

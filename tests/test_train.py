@@ -4,7 +4,9 @@ Commands run as `python -m jaxseg.train` does, in children forked from a process
 everything but started nothing, which takes a tenth of the time that a fresh interpreter does.
 """
 
+import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -25,6 +27,7 @@ import time
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +35,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import jaxseg.config
+from jaxseg import parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import DataError, open_source, train_positions
 from jaxseg.evaluate import Evaluator, make_init, make_model, open_run
@@ -738,50 +742,66 @@ def test_fresh_interpreters(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def start_two(*args, command="train"):
-    """Two processes of one device each, started by hand.
+def free_port(least=0):
+    """A port that nothing listens at; from `least` on, if given."""
+    for port in range(least, 2**16):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", port))
+            return free.getsockname()[1]
 
-    A pair of values as an argument gives each process its own.
+
+def by_hand(count):
+    """Flags and environment of each of so many processes, as one who starts them gives them."""
+    port = free_port()
+    join = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+    return [([*join, f"--process_id={index}"], {}) for index in range(count)]
+
+
+def start(joins, *args, command="train", devices=1):
+    """Starts a process for each of `joins`, as `by_hand` has them.
+
+    A tuple as an argument gives each process its own.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     return [
         subprocess.Popen(
             [
                 sys.executable,
                 *("-m", f"jaxseg.{command}"),
                 *(x[index] if isinstance(x, tuple) else x for x in args),
-                f"--coordinator=localhost:{port}",
-                "--num_processes=2",
-                f"--process_id={index}",
+                *flags,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={
                 **os.environ,
-                "JAX_NUM_CPU_DEVICES": "1",
+                "JAX_NUM_CPU_DEVICES": str(devices),
                 "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                **environment,
             },
         )
-        for index in range(2)
+        for index, (flags, environment) in enumerate(joins)
     ]
 
 
-def ends(runs):
-    """What processes write, and their exit codes: stdout, stderr and code of each."""
+def ends(runs, *, meanwhile=None, limit=180):
+    """What processes write, and their exit codes: stdout, stderr and code of each.
+
+    `meanwhile(runs)` is called while they run.
+    """
     try:
-        return [(*run.communicate(timeout=180), run.returncode) for run in runs]
+        if meanwhile:
+            meanwhile(runs)
+        return [(*run.communicate(timeout=limit), run.returncode) for run in runs]
     finally:
         for run in runs:
             run.kill()
 
 
 def of_two(*args, command="train"):
-    """The ends of two processes, as `start_two` starts them."""
-    return ends(start_two(*args, command=command))
+    """The ends of two processes, started by hand."""
+    return ends(start(by_hand(2), *args, command=command))
 
 
 def test_two_processes_agree_with_one(root, tmp_path):
@@ -931,3 +951,59 @@ def test_skipped_files_are_listed_once(tmp_path):
     assert len(listed) == 2
     assert {line.split(" can't")[0].rsplit("/", 1)[1] for line in listed} == {"1.png", "9.png"}
     assert np.isfinite(scores["val/loss"])
+
+
+class Watched:
+    """A result on the device that notes when the host waits for it."""
+
+    def __init__(self, value, note):
+        self.is_ready = value.is_ready
+        self._value, self._note = value, note
+
+    def block_until_ready(self):
+        self._note()
+        return self._value.block_until_ready()
+
+    def __array__(self, *args, **options):
+        self._note()
+        return np.array(self._value, *args, **options)
+
+
+@pytest.mark.parametrize("name", ["pmap", "fsdp"])
+def test_steps_run_ahead_of_the_host(name, root, tmp_path, monkeypatch):
+    """From one logging step to the next the loop starts steps, and waits for none of them.
+
+    Nor are they through when the next one starts, as soon as they take longer than the host.
+    """
+    every, begun, seen, running = 4, [], {}, []
+
+    def watch(runner):
+        def compile_(step, *, donate_state):
+            if not donate_state:  # that of evaluation
+                return runner.compile(step, donate_state=False)
+
+            def slower(state, batch):
+                grown = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), jnp.ones((200, 200)))
+                state, scalars = step(state, batch)
+                return state, {**scalars, "loss": scalars["loss"] + 0 * grown[0, 0]}
+
+            compiled = runner.compile(slower, donate_state=True)
+
+            def watched(state, batch):
+                running.append(bool(begun) and not all(x.is_ready() for x in begun[-1].values()))
+                state, scalars = compiled(state, batch)
+                number = len(begun) + 1
+                note = functools.partial(lambda at: seen.setdefault(at, len(begun)), number)
+                begun.append({key: Watched(x, note) for key, x in scalars.items()})
+                return state, begun[-1]
+
+            return watched
+
+        return runner._replace(compile=compile_)
+
+    monkeypatch.setattr(parallel, "make_runner", lambda kind: watch(make_runner(kind)))
+    options = {"steps": 12, "log_every": every, "eval_every": 12, "checkpoint_every": 12}
+    train(make_config(root, parallel=name, pictures=0, **options), tmp_path / "run")
+    # The first is waited for, so that compiling counts for no speed.
+    assert seen == {1: 1, **{at: -(-at // every) * every for at in range(2, 13)}}
+    assert any(running)
