@@ -1,0 +1,201 @@
+"""What a step of the training loop costs beside the compiled step, on devices and processes.
+
+    python benchmarks/scaling.py --repeats 3
+
+Each row is a run of `jaxseg.train.train` in processes of its own, whose devices are virtual: they
+share the cores of this machine. `demo` is the embedded demo; `trivial` has its state, of more than
+120 arrays, and a step that adds nothing but 1 to it, so that all that is left is overhead. Batches
+are in memory. README.md says what the columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+
+import jaxseg.train
+from jaxseg import data, parallel
+from jaxseg.config import Config
+
+PACKAGES = ("jaxseg", "jax", "jaxlib")
+KINDS = ("pmap", "shard_map", "fsdp")
+LAYOUTS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2))  # devices of a process, and processes
+BATCH, WARM = 8, 20
+
+
+class Stopwatch:
+    """A runner's training step, with the time of each call of it in the loop."""
+
+    def __init__(self, kind: str, trivial: bool):
+        self.begun, self.ended = [], []
+        self._real, self._trivial = parallel.make_runner(kind), trivial
+        self.runner = self._real._replace(compile=self._compile)
+
+    def _compile(self, step, *, donate_state):
+        if not donate_state:  # that of evaluation
+            return self._real.compile(step, donate_state=False)
+
+        def add_one(state, batch):
+            _, shapes = jax.eval_shape(step, state, batch)
+            return (
+                jax.tree.map(lambda x: x + 1, state),
+                jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes),
+            )
+
+        compiled = self._real.compile(add_one if self._trivial else step, donate_state=True)
+
+        def timed(state, batch):
+            self.begun.append(time.perf_counter())
+            self.state, scalars = compiled(state, batch)
+            self.ended.append(time.perf_counter())
+            self._batch, self._compiled = batch, compiled
+            return self.state, scalars
+
+        return timed
+
+    def bare(self, steps: int) -> float:
+        """Seconds for each of so many steps in a row with one batch, waited for at the end."""
+        state = self._real.place(parallel.on_host(self.state))
+        parallel.wait_for_all("bare")
+        begun = time.perf_counter()
+        for _ in range(steps):
+            state, scalars = self._compiled(state, self._batch)
+        jax.block_until_ready((state, scalars))
+        return (time.perf_counter() - begun) / steps
+
+
+def first_again(real, *args, start: int, stop: int, **options):
+    """The first batch of training for every step, so that none waits for decoding."""
+    batch = next(iter(real(*args, start=start, stop=stop, **options)))
+    return itertools.repeat(batch, stop - start)
+
+
+def measure(kind: str, what: str, steps: int, root: str) -> dict:
+    """A run of the loop, and its step called bare."""
+    config = Config(steps=steps, batch_size=BATCH, pictures=0, parallel=kind)
+    config.eval_every = config.checkpoint_every = steps
+    config.data.root, config.data.image_size = root, (64, 64)
+    config.augment.crop_size = ()
+    config.model.widths = (8, 16, 32)
+    watch, real = Stopwatch(kind, what == "trivial"), data.batches
+
+    def batches(*args, **options):
+        return first_again(real, *args, **options) if "stop" in options else real(*args, **options)
+
+    with (
+        mock.patch.object(parallel, "make_runner", return_value=watch.runner),
+        mock.patch.object(data, "batches", batches),
+    ):
+        workdir = pathlib.Path(root) / "-".join(["run", kind, what, str(jax.device_count())])
+        jaxseg.train.train(config, workdir / str(time.time_ns() if parallel.host()[1] == 1 else 0))
+    every, begun, ended = config.log_every, np.array(watch.begun), np.array(watch.ended)
+    between = begun[1:] - ended[:-1]  # the end of step n + 1 and the start of the next
+    logs = (np.arange(len(between)) + 1) % every == 0
+    between, logs = between[WARM:], logs[WARM:]
+    # From one logging step to the next, which wait for the device.
+    whole = np.diff(begun[every * (WARM // every) :: every]) / every
+    bare = statistics.median(watch.bare(every * 2) for _ in range(9))
+    quiet = 1e3 * between[~logs]
+    return {
+        "leaves": len(jax.tree.leaves(watch.state)),
+        "bare_ms": 1e3 * bare,
+        "loop_ms": 1e3 * float(np.median(whole)),
+        "own_ms": float(np.median(quiet)),
+        "own_p90_ms": float(np.quantile(quiet, 0.9)),
+        "log_ms": 1e3 * float(np.median(between[logs])),
+    }
+
+
+def start(arguments: list[str], devices: int, processes: int) -> dict:
+    """What process 0 of those that measure a row says."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, __file__, *arguments]
+    if processes > 1:
+        command += ["--coordinator", f"localhost:{port}", "--processes", str(processes)]
+    runs = [
+        subprocess.Popen(
+            [*command, "--process", str(index)], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for index in range(processes)
+    ]
+    try:
+        outputs = [run.communicate(timeout=900)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    return json.loads(outputs[0].splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    results = pathlib.Path(__file__).parent / "results" / "scaling-cpu.json"
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=220)
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS))
+    parser.add_argument("--output", type=pathlib.Path, default=results)
+    # For the processes that this one starts.
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--root", help=argparse.SUPPRESS)
+    parser.add_argument("--coordinator", help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        if args.coordinator:
+            parallel.initialize(args.coordinator, args.processes, args.process)
+        found = measure(*args.measure.split(","), args.steps, args.root)
+        if parallel.is_primary():
+            print(json.dumps(found))
+        return
+    report = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "load": os.getloadavg(),
+        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        "repeats": args.repeats,
+        "rows": [],
+    }
+    print(f"{report['machine']}, load {report['load'][0]:.1f}")
+    columns = ("step", "parallel", "processes x devices", "arrays", "bare ms", "loop ms")
+    columns += ("own ms", "own p90", "log ms")
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
+    cases = itertools.product(("demo", "trivial"), args.kinds, LAYOUTS)
+    for what, kind, (devices, processes) in cases:
+        turns = []
+        for _ in range(args.repeats):
+            with tempfile.TemporaryDirectory() as root:
+                arguments = ["--measure", f"{kind},{what}", "--root", root]
+                turns.append(start([*arguments, "--steps", str(args.steps)], devices, processes))
+        row = {"what": what, "parallel": kind, "processes": processes, "devices": devices}
+        row |= {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        report["rows"].append(row)
+        times = [row[key] for key in ("bare_ms", "loop_ms", "own_ms", "own_p90_ms", "log_ms")]
+        print(
+            f"| {what} | `{kind}` | {processes} x {devices} | {row['leaves']:.0f} | "
+            f"{' | '.join(f'{x:.3g}' for x in times)} |",
+            flush=True,
+        )
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
