@@ -272,8 +272,10 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
 
 def describe() -> str:
-    """The number and kind of all devices, for a person."""
-    return f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind})"
+    """The number and kind of all devices, and of how many processes, for a person."""
+    count = jax.process_count()
+    of = f" of {count} processes" if count > 1 else ""
+    return f"{jax.device_count()} device(s) ({jax.devices()[0].device_kind}){of}"
 
 
 def run_once(function: Callable, runner: Runner, *args):

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import shutil
+import signal
+import time
 
 import chex
 import jax
@@ -21,7 +23,18 @@ from test_steps import (
     prepare_train,
     run_steps,
 )
-from test_train import Run, arguments, assert_same_run, make_config, of_two, records
+from test_train import (
+    Run,
+    arguments,
+    assert_same_run,
+    by_hand,
+    count_records,
+    final_state,
+    make_config,
+    of_several,
+    of_two,
+    records,
+)
 from test_train import root as root
 
 from jaxseg import Batch, data, losses, models, optim, parallel, steps
@@ -209,3 +222,52 @@ def test_two_processes_agree_with_one(name, root, tmp_path):
         assert code == 0, errors
     for x, y in zip(records(tmp_path / "run"), records(tmp_path / "alone"), strict=True):
         assert x == pytest.approx(y, rel=2e-3)
+
+
+def agree(found, wanted):
+    """Records that differ by rounding alone at first, which then grows as it trains."""
+    assert [x.keys() for x in found] == [x.keys() for x in wanted]
+    for count, (x, y) in enumerate(zip(found, wanted, strict=True)):
+        assert x == pytest.approx(y, rel=1e-5 if count < 3 else 5e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pmap", "shard_map", *PARTITIONED])
+def test_four_processes_agree_with_one(name, root, tmp_path):
+    """And go on under two and one, where one of the four was told to stop."""
+    options = {"steps": 12, "eval_every": 6, "checkpoint_every": 4, "pictures": 0}
+    args = arguments(root, **options, **{"model.widths": (8, 32), "parallel": name})
+    with Run(tmp_path / "out", *args, f"--workdir={tmp_path / 'alone'}", devices=4) as run:
+        assert run.wait()[0] == 0, run.text()
+    wanted = records(tmp_path / "alone")
+
+    stopped = tmp_path / "stopped"
+
+    def stop_the_last(runs):
+        end = time.monotonic() + 180
+        while count_records(stopped) < 2 and time.monotonic() < end:
+            assert all(run.poll() is None for run in runs)
+            time.sleep(0.01)
+        runs[-1].send_signal(signal.SIGTERM)
+
+    found = of_several(by_hand(4), *args, f"--workdir={stopped}", meanwhile=stop_the_last)
+    for _, errors, code in found:
+        assert code == 0, errors
+    assert "4 device(s) (cpu) of 4 processes" in found[0][0]
+    at = final_state(stopped)[0][0]
+    assert f"Stopped after step {at} of 12" in found[0][0]
+    assert 2 <= at < 12
+    agree(records(stopped), wanted[: count_records(stopped)])
+
+    for count in (4, 2, 1):
+        workdir = tmp_path / f"of-{count}"
+        shutil.copytree(stopped, workdir)
+        again = of_several(by_hand(count), *args, f"--workdir={workdir}", devices=4 // count)
+        for _, errors, code in again:
+            assert code == 0, errors
+        assert f"Resuming after step {at}" in again[0][0]
+        agree(records(workdir), wanted)
+        (step, state), _ = final_state(workdir)
+        (_, other), _ = final_state(tmp_path / "alone")
+        assert step == 12
+        chex.assert_trees_all_close(state.batch_stats, other.batch_stats, rtol=1e-2, atol=1e-3)
