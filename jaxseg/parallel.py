@@ -268,7 +268,13 @@ def round_up(batch_size: int, runner: Runner, parts: int = 1) -> int:
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a distributed run; what is None, a known cluster says itself."""
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except ValueError as error:
+        raise ValueError(
+            f"the processes can't be joined: {str(error).rstrip('.')}; where no cluster says them, "
+            "give --coordinator, --num_processes and --process_id"
+        ) from error
 
 
 def describe() -> str:
