@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from test_train import Run, arguments, free_port, of_several
+from test_train import Run, arguments, ends, free_port, start
 from test_train import root as root
 
 from jaxseg import cli
@@ -186,7 +186,7 @@ def by_open_mpi(count):
 @pytest.mark.parametrize("cluster", [by_slurm, by_open_mpi])
 def test_processes_of_a_cluster_find_each_other(cluster, root, tmp_path):
     args = arguments(root, steps=3, eval_every=3, pictures=0)
-    found = of_several(cluster(2), *args, f"--workdir={tmp_path / 'run'}")
+    found = ends(start(cluster(2), *args, f"--workdir={tmp_path / 'run'}"))
     for _, errors, code in found:
         assert code == 0, errors
     assert "2 device(s) (cpu) of 2 processes" in found[0][0]

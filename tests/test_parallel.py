@@ -31,7 +31,8 @@ from test_train import (
     count_records,
     final_state,
     make_config,
-    of_several,
+    ends,
+    start,
     of_two,
     records,
 )
@@ -250,7 +251,7 @@ def test_four_processes_agree_with_one(name, root, tmp_path):
             time.sleep(0.01)
         runs[-1].send_signal(signal.SIGTERM)
 
-    found = of_several(by_hand(4), *args, f"--workdir={stopped}", meanwhile=stop_the_last)
+    found = ends(start(by_hand(4), *args, f"--workdir={stopped}"), meanwhile=stop_the_last)
     for _, errors, code in found:
         assert code == 0, errors
     assert "4 device(s) (cpu) of 4 processes" in found[0][0]
@@ -262,7 +263,7 @@ def test_four_processes_agree_with_one(name, root, tmp_path):
     for count in (4, 2, 1):
         workdir = tmp_path / f"of-{count}"
         shutil.copytree(stopped, workdir)
-        again = of_several(by_hand(count), *args, f"--workdir={workdir}", devices=4 // count)
+        again = ends(start(by_hand(count), *args, f"--workdir={workdir}", devices=4 // count))
         for _, errors, code in again:
             assert code == 0, errors
         assert f"Resuming after step {at}" in again[0][0]
