@@ -37,13 +37,14 @@ PACKAGES = ("jaxseg", "jax", "jaxlib")
 KINDS = ("pmap", "shard_map", "fsdp")
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2))  # devices of a process, and processes
 BATCH, WARM = 8, 20
+COLUMNS = ("bare", "loop", "own", "own p90", "own cpu", "log", "log cpu")  # in milliseconds
 
 
 class Stopwatch:
     """A runner's training step, with the time of each call of it in the loop."""
 
     def __init__(self, kind: str, trivial: bool):
-        self.begun, self.ended = [], []
+        self.begun, self.ended = [], []  # pairs of the wall clock and the thread's own time
         self._real, self._trivial = parallel.make_runner(kind), trivial
         self.runner = self._real._replace(compile=self._compile)
 
@@ -61,9 +62,9 @@ class Stopwatch:
         compiled = self._real.compile(add_one if self._trivial else step, donate_state=True)
 
         def timed(state, batch):
-            self.begun.append(time.perf_counter())
+            self.begun.append((time.perf_counter(), time.thread_time()))
             self.state, scalars = compiled(state, batch)
-            self.ended.append(time.perf_counter())
+            self.ended.append((time.perf_counter(), time.thread_time()))
             self._batch, self._compiled = batch, compiled
             return self.state, scalars
 
@@ -86,7 +87,7 @@ def first_again(real, *args, start: int, stop: int, **options):
     return itertools.repeat(batch, stop - start)
 
 
-def measure(kind: str, what: str, steps: int, root: str) -> dict:
+def measure(kind: str, what: str, steps: int, root: str, workdir: str) -> dict:
     """A run of the loop, and its step called bare."""
     config = Config(steps=steps, batch_size=BATCH, pictures=0, parallel=kind)
     config.eval_every = config.checkpoint_every = steps
@@ -102,23 +103,24 @@ def measure(kind: str, what: str, steps: int, root: str) -> dict:
         mock.patch.object(parallel, "make_runner", return_value=watch.runner),
         mock.patch.object(data, "batches", batches),
     ):
-        workdir = pathlib.Path(root) / "-".join(["run", kind, what, str(jax.device_count())])
-        jaxseg.train.train(config, workdir / str(time.time_ns() if parallel.host()[1] == 1 else 0))
+        jaxseg.train.train(config, workdir)
     every, begun, ended = config.log_every, np.array(watch.begun), np.array(watch.ended)
-    between = begun[1:] - ended[:-1]  # the end of step n + 1 and the start of the next
+    between = 1e3 * (begun[1:] - ended[:-1])  # from the end of a call to the start of the next
     logs = (np.arange(len(between)) + 1) % every == 0
     between, logs = between[WARM:], logs[WARM:]
     # From one logging step to the next, which wait for the device.
-    whole = np.diff(begun[every * (WARM // every) :: every]) / every
+    whole = np.diff(begun[every * (WARM // every) :: every, 0]) / every
     bare = statistics.median(watch.bare(every * 2) for _ in range(9))
-    quiet = 1e3 * between[~logs]
+    own, own_cpu = between[~logs].T
     return {
         "leaves": len(jax.tree.leaves(watch.state)),
         "bare_ms": 1e3 * bare,
         "loop_ms": 1e3 * float(np.median(whole)),
-        "own_ms": float(np.median(quiet)),
-        "own_p90_ms": float(np.quantile(quiet, 0.9)),
-        "log_ms": 1e3 * float(np.median(between[logs])),
+        "own_ms": float(np.median(own)),
+        "own_p90_ms": float(np.quantile(own, 0.9)),
+        "own_cpu_ms": float(np.median(own_cpu)),
+        "log_ms": float(np.median(between[logs, 0])),
+        "log_cpu_ms": float(np.median(between[logs, 1])),
     }
 
 
@@ -155,6 +157,7 @@ def main() -> None:
     # For the processes that this one starts.
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--root", help=argparse.SUPPRESS)
+    parser.add_argument("--workdir", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
@@ -162,7 +165,7 @@ def main() -> None:
     if args.measure:
         if args.coordinator:
             parallel.initialize(args.coordinator, args.processes, args.process)
-        found = measure(*args.measure.split(","), args.steps, args.root)
+        found = measure(*args.measure.split(","), args.steps, args.root, args.workdir)
         if parallel.is_primary():
             print(json.dumps(found))
         return
@@ -175,26 +178,26 @@ def main() -> None:
         "rows": [],
     }
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
-    columns = ("step", "parallel", "processes x devices", "arrays", "bare ms", "loop ms")
-    columns += ("own ms", "own p90", "log ms")
-    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
+    print(f"| step | parallel | processes x devices | arrays | {' | '.join(COLUMNS)} |")
+    print("|---" * (4 + len(COLUMNS)) + "|")
     cases = itertools.product(("demo", "trivial"), args.kinds, LAYOUTS)
-    for what, kind, (devices, processes) in cases:
-        turns = []
-        for _ in range(args.repeats):
-            with tempfile.TemporaryDirectory() as root:
-                arguments = ["--measure", f"{kind},{what}", "--root", root]
-                turns.append(start([*arguments, "--steps", str(args.steps)], devices, processes))
-        row = {"what": what, "parallel": kind, "processes": processes, "devices": devices}
-        row |= {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
-        report["rows"].append(row)
-        times = [row[key] for key in ("bare_ms", "loop_ms", "own_ms", "own_p90_ms", "log_ms")]
-        print(
-            f"| {what} | `{kind}` | {processes} x {devices} | {row['leaves']:.0f} | "
-            f"{' | '.join(f'{x:.3g}' for x in times)} |",
-            flush=True,
-        )
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as root:
+        for what, kind, (devices, processes) in cases:
+            turns = []
+            for _ in range(args.repeats):
+                arguments = ["--measure", f"{kind},{what}", "--steps", str(args.steps)]
+                arguments += ["--root", root, "--workdir", tempfile.mkdtemp(dir=root)]
+                turns.append(start(arguments, devices, processes))
+            row = {"what": what, "parallel": kind, "processes": processes, "devices": devices}
+            row |= {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+            report["rows"].append(row)
+            times = [row[column.replace(" ", "_") + "_ms"] for column in COLUMNS]
+            print(
+                f"| {what} | `{kind}` | {processes} x {devices} | {row['leaves']:.0f} | "
+                f"{' | '.join(f'{x:.3g}' for x in times)} |",
+                flush=True,
+            )
+            args.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
