@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 from test_train import (
-    by_hand,
     Run,
     arguments,
     assert_board_shows,
     assert_same_run,
+    by_hand,
     count_records,
     ends,
     final_state,

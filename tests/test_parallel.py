@@ -29,12 +29,12 @@ from test_train import (
     assert_same_run,
     by_hand,
     count_records,
+    ends,
     final_state,
     make_config,
-    ends,
-    start,
     of_two,
     records,
+    start,
 )
 from test_train import root as root
 
