@@ -136,6 +136,7 @@ class Config:
     metrics: tuple[str, ...] = ()  # also scored at evaluations; evaluate --help lists them
     best: str = "val/mean_iou"  # the score of metrics.jsonl that chooses the best checkpoint
     patience: int = 0  # evaluations without a better score, after which the run ends; 0: never
+    loggers: tuple[str, ...] = ("tensorboard",)  # besides metrics.jsonl; "csv", "wandb", "mlflow"
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)

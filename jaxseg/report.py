@@ -17,7 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from jaxseg.board import Board
+from jaxseg import loggers
+from jaxseg.config import Config
 
 METRICS = "metrics.jsonl"
 SKIPPED = "skipped.txt"
@@ -25,15 +26,15 @@ _NOTICED = 0.05  # of the time spent waiting for batches, from which on it is sa
 
 
 class Report:
-    """Writes `metrics.jsonl`, TensorBoard events and `pictures/`, and shows the progress.
+    """Writes `metrics.jsonl` and `pictures/`, tells the loggers, and shows the progress.
 
     In a terminal as a bar, elsewhere as lines. A run that resumes at step `start` first drops
     what was written after that step, so that nothing is there twice. With no workdir (all hosts but
     one) nothing is written or shown.
     """
 
-    def __init__(self, workdir: pathlib.Path | None, console: Console, *, start: int, steps: int):
-        self._console, self._steps = console, steps
+    def __init__(self, workdir: pathlib.Path | None, console: Console, config: Config, start: int):
+        self._console, self._steps = console, config.steps
         self._score = None
         self._skipped, self._lock = {}, threading.Lock()  # since threads read
         self._workdir = workdir
@@ -43,9 +44,12 @@ class Report:
         (workdir / "pictures").mkdir(exist_ok=True)
         if (workdir / SKIPPED).is_file():
             self._skipped = dict.fromkeys((workdir / SKIPPED).read_text().splitlines())
-        _drop_after(workdir / METRICS, start)
+        kept = _drop_after(workdir / METRICS, start)
         self._metrics = (workdir / METRICS).open("a")
-        self._board = Board(workdir / "tensorboard", purge_step=start + 1)
+        self._loggers = loggers.make(config, workdir, start)
+        for values in kept:
+            if "skipped" not in values:  # of a step that was left out
+                self._log(**values)
         if console.is_terminal and not console.is_jupyter:
             self._progress = Progress(
                 TextColumn("step"),
@@ -55,7 +59,9 @@ class Report:
                 console=console,
                 transient=True,
             )
-            self._task = self._progress.add_task("", total=steps, completed=start, text="compiling")
+            self._task = self._progress.add_task(
+                "", total=self._steps, completed=start, text="compiling"
+            )
             self._progress.start()
 
     def skipped(self, why: str):
@@ -111,9 +117,10 @@ class Report:
         self._say(f"step {step}/{self._steps}  validation: {text}")
 
     def picture(self, step: int, sheet: np.ndarray):
-        """Keeps a picture as PNG and in TensorBoard."""
+        """Keeps a picture as PNG and in the loggers."""
         Image.fromarray(sheet).save(self._workdir / "pictures" / f"step_{step:07d}.png")
-        self._board.add_image("validation", sheet, step)
+        for logger in self._loggers:
+            logger.picture(step, sheet)
 
     def left_out(self, step: int, why: str):
         """Records that a step's batch was skipped."""
@@ -126,16 +133,18 @@ class Report:
             if self._progress:
                 self._progress.stop()
             self._metrics.close()
-            self._board.close()
+            for logger in self._loggers:
+                logger.close()
 
     def _write(self, step: int, values: dict[str, float | None]):
         if self._workdir is None:
             return
         print(json.dumps({"step": step, **values}), file=self._metrics, flush=True)
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
-        self._board.flush()  # or a kill would lose what metrics.jsonl has
+        self._log(step, **values)
+
+    def _log(self, step: int, **values: float | None):
+        for logger in self._loggers:
+            logger.scalars(step, values)
 
     def _say(self, text: str):
         if self._workdir is not None:
@@ -180,20 +189,23 @@ def _overall(scores: dict[str, float | None]) -> dict[str, float | None]:
     }
 
 
-def _drop_after(path: pathlib.Path, step: int):
-    """Drops the lines of later steps, and one that was cut short."""
+def _drop_after(path: pathlib.Path, step: int) -> list[dict]:
+    """Drops the lines of later steps, and one that was cut short; returns what the others hold."""
     if not path.exists():
-        return
-    kept = []
+        return []
+    lines, kept = [], []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            values = json.loads(line)
         except ValueError:
             continue
+        if values["step"] <= step:
+            lines.append(line + "\n")
+            kept.append(values)
     fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
+    fresh.write_text("".join(lines))
     os.replace(fresh, path)
+    return kept
 
 
 def _number(value: float | None) -> str:

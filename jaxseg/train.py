@@ -28,7 +28,18 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, history, optim, parallel, pretrained, skips, teachers, training_step
+from jaxseg import (
+    cli,
+    data,
+    history,
+    loggers,
+    optim,
+    parallel,
+    pretrained,
+    skips,
+    teachers,
+    training_step,
+)
 from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
@@ -141,7 +152,7 @@ def _train(config, workdir, allow_config_change, console, interruption):
     if start >= config.steps:
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     skipped = skips.read(workdir)
-    report = Report(workdir if primary else None, console, start=start, steps=config.steps)
+    report = Report(workdir if primary else None, console, config, start)
     with contextlib.closing(saved), contextlib.closing(report):
         ends_early = _is_out_of_patience(workdir, config)
         host, hosts = runner.share
@@ -236,6 +247,7 @@ def _check(config: Config, runner: parallel.Runner) -> None:
     """Raises ValueError for numbers that make no run."""
     parallel.check_batch_size(config.batch_size, runner, config.parts)
     data.unlabelled_rows(config.data, config.batch_size)
+    loggers.check(config.loggers)
     counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
     for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed", "patience"))):
         for name in names:

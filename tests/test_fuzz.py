@@ -434,7 +434,7 @@ def test_names_that_are_no_text_go_everywhere(tmp_path):
     source, skipped = open_source(config, "[:]"), []
     load = make_loader(source, config, on_skip=skipped.append)
     assert sum(bool(load(index).where.any()) for index in range(6)) == 5
-    report = Report(tmp_path, Console(file=io.StringIO()), start=0, steps=1)
+    report = Report(tmp_path, Console(file=io.StringIO()), Config(), start=0)
     report.skipped(*skipped)
     report.close()
     assert "caf\\udce90.png" in (tmp_path / "skipped.txt").read_text()
