@@ -118,6 +118,10 @@ def _parse(
         print(_help(about, own), end="")
         sys.exit(0)
     flags.FLAGS.set_gnu_getopt()  # flags may also follow what is none
+    # As in --dry-run; absl knows underscores alone.
+    argv = [
+        re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), x) for x in argv
+    ]
     with _one_line_errors(argv):
         rest = flags.FLAGS(_unpaired(argv, pairs))
     if not flags.FLAGS["verbosity"].present:

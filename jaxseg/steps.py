@@ -110,14 +110,12 @@ def make_train_step(
     apply = in_parts(apply, parts)
 
     def train_step(state, batch, *constants):
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
         rows = replica * len(batch.images) + jnp.arange(len(batch.images))
-        image_key, dropout_key = jax.random.split(step_key)
+        image_keys, dropout_key = step_keys(seed, state.step, rows)
         dropout_key = jax.random.fold_in(dropout_key, replica)
-        keys = jax.vmap(lambda row: jax.random.fold_in(image_key, row))(rows)
-        raw, batch = batch, prepare(batch, keys)
-        lesson = teaching and teaching.lesson(state, raw, batch, keys, *constants)
+        raw, batch = batch, prepare(batch, image_keys)
+        lesson = teaching and teaching.lesson(state, raw, batch, image_keys, *constants)
 
         def objective(params):
             logits, batch_stats = apply(
@@ -153,6 +151,14 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
 
     return train_step
+
+
+def step_keys(
+    seed: int, step: Int[Array, ""] | int, rows: Int[Array, " rows"]
+) -> tuple[Array, Array]:
+    """The keys of a step: of the images in these rows of the global batch, and of dropout."""
+    image_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return jax.vmap(lambda row: jax.random.fold_in(image_key, row))(rows), dropout_key
 
 
 def in_parts(apply: Callable, parts: int) -> Callable:

@@ -31,6 +31,7 @@ import jaxseg.config
 from jaxseg import (
     cli,
     data,
+    dry_run,
     history,
     loggers,
     optim,
@@ -43,6 +44,7 @@ from jaxseg import (
 from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
+from jaxseg.profile import Profile
 from jaxseg.report import Report, score_table
 from jaxseg.supervise import supervise
 
@@ -60,13 +62,14 @@ def train(
     workdir: str | os.PathLike,
     *,
     allow_config_change: bool = False,
+    profile: int = 0,
     console: Console | None = None,
 ) -> dict[str, float | None]:
     """Trains, or goes on training, until `config.steps`; returns the best checkpoint's scores.
 
     Everything is kept in `workdir`: `config.json`, `metrics.jsonl`, TensorBoard events,
     `pictures/` and `checkpoints/`. On SIGTERM or SIGINT the step in progress is finished and
-    saved, and the scores are those so far.
+    saved, and the scores are those so far. The first host traces `profile` steps, if any.
 
     Raises ValueError or OSError for a config, data or workdir that can't be used, and
     NotFiniteError when the loss is no longer finite; unless `config.not_finite` is "skip", with
@@ -76,7 +79,7 @@ def train(
     with _Interruption() as interruption:
         while True:
             try:
-                return _train(config, workdir, allow_config_change, console, interruption)
+                return _train(config, workdir, allow_config_change, profile, console, interruption)
             except NotFiniteError as error:
                 known = skips.read(pathlib.Path(workdir))
                 if config.not_finite != "skip" or skips.too_many(known, error.step):
@@ -86,7 +89,7 @@ def train(
                     skips.add(pathlib.Path(workdir), error.step, error.why)
 
 
-def _train(config, workdir, allow_config_change, console, interruption):
+def _train(config, workdir, allow_config_change, profile, console, interruption):
     primary, (_, processes) = parallel.is_primary(), parallel.host()
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
@@ -153,7 +156,8 @@ def _train(config, workdir, allow_config_change, console, interruption):
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     skipped = skips.read(workdir)
     report = Report(workdir if primary else None, console, config, start)
-    with contextlib.closing(saved), contextlib.closing(report):
+    traced = Profile(workdir, start=start, steps=profile if primary else 0)
+    with contextlib.closing(saved), contextlib.closing(report), contextlib.closing(traced):
         ends_early = _is_out_of_patience(workdir, config)
         host, hosts = runner.share
         batches = data.batches(
@@ -173,12 +177,14 @@ def _train(config, workdir, allow_config_change, console, interruption):
                 state = state._replace(step=runner.place(np.int32(step)))
                 report.left_out(step, skipped[step])
             else:
-                state, scalars = train_step(state, batch, *teacher)
+                with jax.profiler.StepTraceAnnotation("step", step_num=step):
+                    state, scalars = train_step(state, batch, *teacher)
                 feed.running = scalars
                 pending.append((step, scalars))
             if step == start + 1:
                 jax.block_until_ready(state.step)  # now it is compiled, and time is speed
                 clock.restart(step)
+            traced.after(step, state.step)
             logs = step % config.log_every == 0 or step == config.steps
             evaluates = step % config.eval_every == 0 or step == config.steps
             stops = interruption.asked
@@ -221,6 +227,13 @@ def _train(config, workdir, allow_config_change, console, interruption):
         best = saved.best_step()
         scores = {} if best is None else saved.scores(best)
 
+    if profile:
+        _say(console, f"profile          {traced.directory}; to see it: pip install xprof, then")
+        _say(console, f"                 xprof --logdir={shlex.quote(str(traced.directory))}")
+        _say(
+            console,
+            "                 or open its perfetto_trace.json.gz at https://ui.perfetto.dev",
+        )
     if best is not None:
         console.print(score_table(scores, f"Best checkpoint: step {best}"))
         _say(console, f"best checkpoint  {saved.path(best)}")
@@ -415,6 +428,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "retries", 0, "Restart after a crash, at most so often in a row without a newer checkpoint."
     )
+    flags.DEFINE_integer(
+        "profile", 0, "Trace so many steps, after compilation, into profile/ of the workdir."
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "Show what a run would be made of, and its first batch; train nothing."
+    )
     cli.define_process_flags()
 
 
@@ -432,7 +451,17 @@ def main() -> None:
         sys.exit(code)
     with cli.work():
         try:
-            train(_config(workdir), workdir, allow_config_change=args.allow_config_change)
+            if args.dry_run:
+                dry_run.show(_config(workdir), workdir, Console())
+                return
+            if args.profile < 0:
+                raise ValueError(f"--profile is {args.profile}, but must be a number of steps")
+            train(
+                _config(workdir),
+                workdir,
+                allow_config_change=args.allow_config_change,
+                profile=args.profile,
+            )
         except NotFiniteError as error:
             cli.fail(str(error), code=1)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,18 @@ from jaxseg import data, losses, parallel, steps, teachers
 from jaxseg.batch import Batch
 from jaxseg.config import Config
 from jaxseg.models import Functional
+
+
+class Plan(NamedTuple):
+    """What a device does in a step."""
+
+    flops: float | None  # None where XLA does not say; of several parts those of one
+    arguments: int  # bytes of state and batch
+    temporaries: int  # bytes besides, at most
+
+    @property
+    def memory(self) -> int:
+        return self.arguments + self.temporaries
 
 
 def compiled(
@@ -29,13 +42,7 @@ def compiled(
     loss = losses.weighted_sum(config.loss)
     if config.model.resolutions > 1:
         loss = losses.deep_supervision(loss)
-    prepare = functools.partial(
-        data.augment,
-        config=config.augment,
-        mean=config.data.mean,
-        std=config.data.std,
-        axis_name=runner.axis_name,
-    )
+    prepare = preparation(config, axis_name=runner.axis_name)
 
     def spread(batch, keys, **look):
         return runner.spread(prepare(batch, keys, **look))
@@ -56,6 +63,46 @@ def compiled(
         ),
         donate_state=True,
         constants=teaching.constants if teaching else 0,
+    )
+
+
+def preparation(config: Config, *, axis_name: str | None = None) -> Callable:
+    """What a step makes of a batch before the model sees it: `prepare(batch, keys)`."""
+    return functools.partial(
+        data.augment,
+        config=config.augment,
+        mean=config.data.mean,
+        std=config.data.std,
+        axis_name=axis_name,
+    )
+
+
+def planned(
+    train_step: Callable,
+    runner: parallel.Runner,
+    template: steps.TrainState,
+    batch: Batch,
+    constants: tuple = (),
+) -> Plan:
+    """What XLA plans for a step of a batch as this host reads it; of the state it needs shapes."""
+
+    def laid(tree):
+        shapes = jax.eval_shape(lambda: tree)
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            runner.layout(shapes),
+        )
+
+    compiled = train_step.lower(laid(template), runner.shard(batch), *laid(constants)).compile()
+    memory = compiled.memory_analysis()
+    return Plan(
+        flops=(compiled.cost_analysis() or {}).get("flops"),
+        arguments=memory.argument_size_in_bytes,
+        # What is no old state in the place of a new one.
+        temporaries=memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
     )
 
 

@@ -66,6 +66,7 @@ ROOMS = {
     "report": {"config", "loggers"},
     "skips": set(),
     "supervise": set(),
+    "profile": set(),
     "history": {"report"},
     "study": {"cli", "config"},
     "scores": {"losses", "metrics"},
@@ -84,7 +85,8 @@ ROOMS |= {
 }
 TRAINING = BELOW | {"pretrained", "teachers", "training_step"}
 ROOMS |= {
-    "train": TRAINING,
+    "dry_run": TRAINING,
+    "train": TRAINING | {"dry_run"},
     "range_test": TRAINING,
     "sweep": TRAINING,
 }
