@@ -304,16 +304,16 @@ def test_fewer_devices_go_on(root, tmp_path):
     options = {**SMALL, "steps": 8, "eval_every": 8, "checkpoint_every": 4, "log_every": 1}
     straight, cut, both = tmp_path / "straight", tmp_path / "cut", tmp_path / "both"
     args = arguments(root, **options)
-    half = arguments(root, **{**options, "steps": 4, "eval_every": 8})
     with Run(tmp_path / "out", *args, f"--workdir={straight}") as run:
         assert run.wait()[0] == 0, run.text()
     shutil.copytree(straight, cut)
-    shutil.rmtree(cut / "checkpoints" / "8")
-    for _, errors, code in ends(start(by_hand(2), *half, f"--workdir={both}")):
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={both}")):
         assert code == 0, errors
+    for workdir in (cut, both):
+        shutil.rmtree(workdir / "checkpoints" / "8")
     rest = {"cut": 4, "both": 1}
     for name, devices in rest.items():
-        more = [*args, f"--workdir={tmp_path / name}", "--allow_config_change"]
+        more = [*args, f"--workdir={tmp_path / name}"]
         with Run(tmp_path / "out", *more, devices=devices) as run:
             code, stdout, stderr = run.wait()
         assert code == 0, stderr
