@@ -12,7 +12,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = pathlib.Path.home() / ".cache" / "jaxseg-tests"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # for the processes that tests start
     jax.config.update("jax_compilation_cache_dir", str(cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 

@@ -24,6 +24,8 @@ from jaxseg import losses, ops
 pytestmark = pytest.mark.exhaustive  # the numbers of others are the same with any version
 
 HERE = pathlib.Path(__file__).parent
+# Compiling takes most of these tests' time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Differs(NamedTuple):
@@ -469,8 +471,8 @@ def compute(function, entry, inputs):
     arguments = [arrays[name] for name in inspect.signature(function).parameters]
     first, *others = arguments
     if "gradient" not in entry:
-        return jax.jit(lambda x: function(x, *others))(first), None
-    return jax.jit(jax.value_and_grad(lambda x: function(x, *others)))(first)
+        return quick(lambda x: function(x, *others))(first), None
+    return quick(jax.value_and_grad(lambda x: function(x, *others)))(first)
 
 
 @functools.cache

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.exhaustive
 
 CLASSES = 3
 WEIGHTS = (0.5, 2.0, 1.0)
+# Compiling takes most of these tests' time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Problem(NamedTuple):
@@ -181,7 +183,7 @@ def test_value_is_the_definition(loss, options, kind, shape):
     data = problem(kind, shape)
     if loss is losses.mutual_information:
         data = data._replace(labels=3 * distribution(data.labels))
-    run = functools.partial(loss, **options)
+    run = quick(functools.partial(loss, **options))
     for where in (data.where, np.ones(shape, bool)):
         expected = DEFINITIONS[loss](*data._replace(where=where), **options)
         assert abs(expected) > 1e-3
@@ -214,13 +216,19 @@ every_case = pytest.mark.parametrize(
 )
 
 
+@functools.cache
+def gradient_of(name):
+    """One function for all tests, which thereby share what is compiled of it."""
+    loss, kind = CASES[name]
+    return jax.value_and_grad(loss, 0 if kind == "hard" else (0, 1))
+
+
 def case(name, shape=(4, 9, 8)):
     """The loss with its gradients in all that is differentiable, and its problem in float32."""
-    loss, kind = CASES[name]
+    _, kind = CASES[name]
     logits, labels, where = problem(kind, shape)
     labels = labels if kind == "hard" else labels.astype(np.float32)
-    gradient = jax.value_and_grad(loss, 0 if kind == "hard" else (0, 1))
-    return gradient, Problem(logits.astype(np.float32), labels, where)
+    return gradient_of(name), Problem(logits.astype(np.float32), labels, where)
 
 
 @every_case
@@ -256,6 +264,7 @@ def test_eager_and_compiled_agree(name):
 def test_nothing_counts(name):
     """Neither where `where` is empty, nor without images: 0, with zero gradients."""
     gradient, (logits, labels, where) = case(name)
+    gradient = jax.jit(gradient)
     for found in (
         gradient(logits * np.nan, labels, where=np.zeros_like(where)),
         gradient(logits[:0], labels[:0], where=where[:0]),
@@ -272,6 +281,7 @@ def test_a_label_of_no_class(loss, label):
     logits, labels, where = problem("hard", (4, 9, 13))
     where[0, :3, :3] = False
     where[0, 1, 1] = True
+    loss = quick(loss)
     assert np.isfinite(loss(logits, labels, where=where))
     labels[0, 1, 1] = label
     assert np.isnan(loss(logits, labels, where=where))
@@ -296,6 +306,7 @@ def test_bfloat16(name):
 @every_case
 def test_float32_is_close_to_float64(name):
     gradient, (logits, labels, where) = case(name)
+    gradient = jax.jit(gradient)
     value, grad = gradient(logits, labels, where=where)
     with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
         wide = labels if labels.dtype.kind == "i" else labels.astype(float)
@@ -313,7 +324,7 @@ def test_eight_devices_equal_one(name):
     logits, labels, where = problem(kind, (8, 6, 5))
     where[:2] = False
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    one, grad = jax.value_and_grad(loss)(logits, labels, where=where)
+    one, grad = quick(jax.value_and_grad(loss))(logits, labels, where=where)
 
     def replica(z, y, m):
         return loss(z[None], y[None], where=m[None], axis_name="i")
@@ -331,7 +342,7 @@ def test_eight_devices_equal_one(name):
         in_specs=split,
         out_specs=jax.sharding.PartitionSpec(),
     )
-    value, grads = jax.jit(jax.value_and_grad(sharded))(logits, labels, where)
+    value, grads = quick(jax.value_and_grad(sharded))(logits, labels, where)
     np.testing.assert_allclose(value, one, rtol=1e-11)
     np.testing.assert_allclose(grads, grad, rtol=1e-9, atol=1e-14)
 
@@ -356,8 +367,9 @@ def test_gradients_are_the_numerical_ones(name):
 def test_vmap(name):
     loss, _ = CASES[name]
     _, data = case(name, (3, 2, 6, 5))
-    found = jax.vmap(lambda z, y, m: loss(z, y, where=m))(*data)
-    each = [loss(z, y, where=m) for z, y, m in zip(*data, strict=True)]
+    found = quick(jax.vmap(lambda z, y, m: loss(z, y, where=m)))(*data)
+    alone = quick(loss)
+    each = [alone(z, y, where=m) for z, y, m in zip(*data, strict=True)]
     np.testing.assert_allclose(found, each, rtol=1e-5)
 
 
@@ -385,6 +397,7 @@ def test_masking_is_cropping(name):
     loss, kind = CASES[name]
     logits, labels, where = problem(kind, (4, 10, 8))
     where[:, 6:] = False
+    loss = quick(loss)
     whole = loss(logits, labels, where=where)
     part = loss(logits[:, :6], labels[:, :6], where=where[:, :6])
     np.testing.assert_allclose(whole, part, rtol=1e-12)
@@ -396,7 +409,7 @@ def test_axes_of_pixels_are_alike(name):
     """Mirrored and transposed pictures have the same value and mirrored gradients."""
     loss, kind = CASES[name]
     data = problem(kind, (4, 8, 8))
-    gradient = jax.jit(jax.value_and_grad(loss))
+    gradient = quick(jax.value_and_grad(loss))
     value, grad = gradient(*data[:2], where=data.where)
     for turn in (lambda x: np.flip(x, 1), lambda x: np.flip(x, 2), lambda x: x.swapaxes(1, 2)):
         turned, grads = gradient(turn(data.logits), turn(data.labels), where=turn(data.where))

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.exhaustive
 
 CLASSES = 3
 WEIGHTS = (1.0, 2.0, 0.5)
+# Compiling takes most of these tests' time.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 OPTIONS = {
     "tsallis_divergence": {"order": 0.7},
     "f_divergence": {"f": lambda u: (u - 1) ** 2 / (u + 1)},
@@ -64,7 +66,7 @@ def value_and_grads(loss, logits, labels, where, soft):
         return loss(z, more[0] if soft else labels, where=where, class_weights=weights)
 
     inputs = (jnp.asarray(logits), jnp.asarray(WEIGHTS, logits.dtype))
-    return jax.jit(jax.value_and_grad(value))(inputs + ((jnp.asarray(labels),) if soft else ()))
+    return quick(jax.value_and_grad(value))(inputs + ((jnp.asarray(labels),) if soft else ()))
 
 
 SIZES = [
@@ -103,9 +105,12 @@ def test_every_divergence(name, soft):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-14), found, expected
     )
-    for inputs in (where, None):
-        found = of_cells(logits, labels, where=inputs, reduce=None)
-        expected = whole(logits, labels, where=inputs, reduce=None)
+
+    def maps(loss):
+        both = [functools.partial(loss, where=inputs, reduce=None) for inputs in (where, None)]
+        return quick(lambda *data: [f(*data) for f in both])(logits, labels)
+
+    for found, expected in zip(maps(of_cells), maps(whole), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
 
 
@@ -134,7 +139,9 @@ def test_gradient_of_the_map():
     logits, labels, where = problem((7, 3), (35, 6))
     slopes = jnp.asarray(np.random.default_rng(1).normal(size=labels.shape))
     found, expected = (
-        jax.grad(lambda z, f=f: jnp.vdot(slopes, f(z, labels, where=where, reduce=None)))(logits)
+        quick(jax.grad(lambda z, f=f: jnp.vdot(slopes, f(z, labels, where=where, reduce=None))))(
+            logits
+        )
         for f in (of_cells, whole)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-14)
@@ -147,7 +154,8 @@ def test_second_derivatives():
     loss = jax.jit(lambda z: of_cells(z, labels, where=where))
     check_grads(loss, (jnp.asarray(logits),), order=2, modes=["rev"], rtol=1e-6, atol=1e-7)
     found, expected = (
-        jax.hessian(lambda z, f=f: f(z, labels, where=where))(logits) for f in (of_cells, whole)
+        quick(jax.hessian(lambda z, f=f: f(z, labels, where=where)))(logits)
+        for f in (of_cells, whole)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
 
@@ -158,7 +166,7 @@ def test_what_does_not_count_changes_nothing(name):
     of_cells, _ = pair(name)
     logits, labels, where = problem((8, 6), (16, 18))
     where[:, 6:] = False  # pixels that draw on cells 0 to 3
-    gradient = jax.jit(jax.value_and_grad(of_cells))
+    gradient = quick(jax.value_and_grad(of_cells))
     logits = logits.astype(np.float32)
     expected, slopes = gradient(logits, labels, where=where)
     assert np.isfinite(expected)
@@ -192,7 +200,7 @@ def test_eight_devices_equal_one(name):
     logits, labels, where = problem((5, 2), (10, 6), images=8)
     where[:3] = False
     loss = functools.partial(getattr(losses, name), class_weights=WEIGHTS)
-    value, slopes = jax.value_and_grad(loss)(logits, labels, where=where)
+    value, slopes = quick(jax.value_and_grad(loss))(logits, labels, where=where)
 
     def replica(z, labels, where):
         return jax.value_and_grad(loss)(z[None], labels[None], where=where[None], axis_name="i")
@@ -214,7 +222,7 @@ def test_eight_devices_equal_one(name):
         return run(z, shift, labels, where)
 
     shift = jnp.zeros(logits.shape[1:])
-    found, (of_z, of_shift) = jax.jit(jax.value_and_grad(sharded, (0, 1)))(logits, shift[None])
+    found, (of_z, of_shift) = quick(jax.value_and_grad(sharded, (0, 1)))(logits, shift[None])
     np.testing.assert_allclose(found, value, rtol=1e-13)
     np.testing.assert_allclose(of_z, slopes, rtol=1e-12, atol=1e-16)
     np.testing.assert_allclose(of_shift[0], slopes.sum(0), rtol=1e-12, atol=1e-15)
@@ -238,16 +246,19 @@ def test_large_logits(extreme):
     logits, labels, _ = problem((4, 3), (8, 9))
     logits = np.where(np.random.default_rng(0).random(logits.shape) < 0.5, extreme, 0.0)
     for name in ("upsample_cross_entropy", "upsample_relative_entropy", "upsample_jensen_shannon"):
-        found = jax.value_and_grad(pair(name)[0])(logits.astype(np.float32), labels)
+        found = quick(jax.value_and_grad(pair(name)[0]))(logits.astype(np.float32), labels)
         assert all(np.isfinite(x).all() for x in found), name
 
 
 def test_vmap_is_a_loop():
     logits, labels, where = problem((4, 3), (8, 9), images=3)
     loss = jax.value_and_grad(losses.upsample_cross_entropy)
-    found = jax.vmap(lambda z, y, m: loss(z[None], y[None], where=m[None]))(logits, labels, where)
+    found = quick(jax.vmap(lambda z, y, m: loss(z[None], y[None], where=m[None])))(
+        logits, labels, where
+    )
+    alone = quick(loss)
     for i in range(3):
-        value, slopes = loss(logits[i : i + 1], labels[i : i + 1], where=where[i : i + 1])
+        value, slopes = alone(logits[i : i + 1], labels[i : i + 1], where=where[i : i + 1])
         np.testing.assert_allclose(found[0][i], value, rtol=1e-6)
         np.testing.assert_allclose(found[1][i], slopes, rtol=1e-5, atol=1e-8)
 
