@@ -120,7 +120,8 @@ class Config:
 
     seed: int = 0
     steps: int = 120
-    batch_size: int = 8  # over all devices and hosts
+    # An integer; ml_collections has no flags of several types.
+    batch_size: object = 8  # over all devices and hosts; "auto": as many as fit, found once
     parts: int = 1  # of a device's images, taken one after another to save memory
     eval_batch_size: int = 4
     eval_every: int = 30  # steps; the checkpoint written then can become the best one
@@ -196,6 +197,8 @@ def read(path: pathlib.Path) -> Config:
 
 def _typed(value: typing.Any, kind: typing.Any, what: str) -> typing.Any:
     """The value as the type asked for: lists become tuples, integers floats; else ValueError."""
+    if kind is object:
+        return value
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is tuple and isinstance(value, list | tuple):
         if not arguments:

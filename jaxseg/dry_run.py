@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from typing import NamedTuple
@@ -44,8 +45,11 @@ def run(config: Config) -> DryRun:
     says of the compiled step.
     """
     runner = parallel.make_runner(config.parallel)
-    parallel.check_batch_size(config.batch_size, runner, config.parts)
     model = make_model(config, axis_name=runner.axis_name)
+    if config.batch_size == "auto":
+        size = training_step.largest_batch(config, model, runner)
+        config = dataclasses.replace(config, batch_size=size)
+    parallel.check_batch_size(config.batch_size, runner, config.parts)
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = training_step.compiled(config, model, runner, optimizer)
     training = data.open_training(config.data, config.batch_size, config.seed)

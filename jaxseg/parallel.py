@@ -248,6 +248,8 @@ class Feed:
 
 def check_batch_size(batch_size: int, runner: Runner, parts: int = 1) -> None:
     """Raises unless the global batch splits evenly over the replicas, and on each into parts."""
+    if type(batch_size) is not int:
+        raise ValueError(f'batch_size is {batch_size!r}, but must be an integer, or "auto"')
     if parts < 1:
         raise ValueError(f"parts is {parts}, but must be at least 1")
     right = round_up(batch_size, runner, parts)
@@ -264,6 +266,26 @@ def round_up(batch_size: int, runner: Runner, parts: int = 1) -> int:
     """The next batch size that splits evenly over the replicas, and on each into parts."""
     unit = runner.replicas * parts
     return max(1, -(-batch_size // unit)) * unit
+
+
+def memory() -> int:
+    """The bytes that the programs of a device may take: nine tenths of what it has.
+
+    Of a CPU, which others use, half of the machine's, shared by what is taken for devices.
+    """
+    device, *others = jax.local_devices()
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] * 9 // 10
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // 2 // (1 + len(others))
+
+
+def smallest(number: int) -> int:
+    """The smallest of the numbers that the hosts have; all must ask together."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.min(multihost_utils.process_allgather(np.asarray(number))))
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

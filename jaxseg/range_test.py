@@ -96,8 +96,11 @@ def run(
         raise ValueError(f"--steps is {steps}, but must be at least 2")
     rates = np.geomspace(lowest, highest, steps)
     runner = parallel.make_runner(config.parallel)
-    parallel.check_batch_size(config.batch_size, runner, config.parts)
     model = make_model(config, axis_name=runner.axis_name)
+    if config.batch_size == "auto":
+        size = training_step.largest_batch(config, model, runner)
+        config = dataclasses.replace(config, batch_size=size)
+    parallel.check_batch_size(config.batch_size, runner, config.parts)
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)
     train_step = training_step.compiled(config, model, runner, optimizer)

@@ -105,8 +105,11 @@ def _train(config, workdir, allow_config_change, profile, console, interruption)
         teacher = dataclasses.replace(config.teacher, workdir=teacher)
         config = dataclasses.replace(config, teacher=teacher)
     runner = parallel.make_runner(config.parallel)
-    _check(config, runner)
     model = make_model(config, axis_name=runner.axis_name)
+    if config.batch_size == "auto":
+        config = dataclasses.replace(config, batch_size=_batch_size(workdir, config, model, runner))
+        _say(console, f"batch_size is {config.batch_size}, from now on")
+    _check(config, runner)
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = training_step.compiled(config, model, runner, optimizer)
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
@@ -280,6 +283,14 @@ def _check(config: Config, runner: parallel.Runner) -> None:
             "data.patch_size needs data.mean and data.std, since a patch has other statistics than "
             "the image that evaluation sees; `python -m jaxseg.data inspect` measures them"
         )
+
+
+def _batch_size(workdir, config, model, runner) -> int:
+    """What "auto" stands for: what it was found to be when the run began, or as much as fits."""
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        return jaxseg.config.read(path).batch_size
+    return training_step.largest_batch(config, model, runner)
 
 
 def _is_out_of_patience(workdir: pathlib.Path, config: Config) -> bool:

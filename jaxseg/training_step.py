@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxseg import data, losses, parallel, steps, teachers
+from jaxseg import batch_size, data, losses, optim, parallel, steps, teachers
 from jaxseg.batch import Batch
 from jaxseg.config import Config
 from jaxseg.models import Functional
@@ -64,6 +65,32 @@ def compiled(
         donate_state=True,
         constants=teaching.constants if teaching else 0,
     )
+
+
+def largest_batch(config: Config, model: Functional, runner: parallel.Runner) -> int:
+    """The largest batch that every host's devices have memory for, by what XLA plans for a step.
+
+    Of the batches that are split evenly it takes 1, 2, 4, 8, ... times the smallest, and no more
+    than there are images. Besides a step there is room for the next batch.
+    """
+    optimizer = optim.make_optimizer(config.optim, config.steps)
+    train_step = compiled(config, model, runner, optimizer)
+    example = data.example_spec(config.data, training=True)
+    init = functools.partial(
+        steps.init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0
+    )
+    template, teacher = jax.eval_shape(init), teachers.open_teacher(config)
+    _, hosts = runner.share
+
+    def needs(size):
+        batch = jax.tree.map(lambda x: np.zeros((size // hosts, *x.shape), x.dtype), example)
+        memory = planned(train_step, runner, template, batch, teacher).memory
+        return memory + sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
+
+    unit = parallel.round_up(1, runner, config.parts)
+    most = len(data.open_source(config.data, config.data.train_split))
+    found = batch_size.largest(needs, parallel.memory(), unit=unit, most=most)
+    return parallel.smallest(found)
 
 
 def preparation(config: Config, *, axis_name: str | None = None) -> Callable:

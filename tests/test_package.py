@@ -61,6 +61,7 @@ ROOMS = {
     "parallel": {"batch"},
     "data": {"batch", "cli", "config", "labels", "pictures", "report"},
     "checkpoints": {"parallel"},
+    "batch_size": set(),
     "board": set(),
     "loggers": {"board", "config"},
     "report": {"config", "loggers"},

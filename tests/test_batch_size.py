@@ -1,0 +1,59 @@
+"""The search for the largest batch asks little and never takes too much."""
+
+import dataclasses
+
+import pytest
+
+from jaxseg import batch_size, evaluate, parallel, training_step
+from jaxseg.config import Config, Model
+
+
+def search(needs, limit, **options):
+    asked = []
+
+    def counted(size):
+        asked.append(size)
+        return needs(size)
+
+    return batch_size.largest(counted, limit, **options), asked
+
+
+@pytest.mark.parametrize("limit", [110, 119, 120, 139, 140, 180, 4000])
+def test_of_what_grows_evenly(limit):
+    """As by trying all, with three questions at most."""
+    found, asked = search(lambda size: 100 + 10 * size, limit, unit=1, most=100)
+    wanted = max(size for size in (1, 2, 4, 8, 16, 32, 64) if 100 + 10 * size <= limit)
+    assert found == wanted
+    assert len(asked) == len(set(asked)) <= 3
+
+
+def test_of_what_grows_faster_than_guessed():
+    found, asked = search(lambda size: size**2, 300, unit=2, most=10**6)
+    assert found == 16
+    assert asked == [2, 4, 32, 16]
+
+
+def test_at_most_the_examples():
+    assert search(lambda size: size, 10**9, unit=8, most=100) == (64, [8, 16, 64])
+    assert search(lambda size: size, 10**9, unit=8, most=15) == (8, [8])
+    assert search(lambda size: size, 10**9, unit=8, most=3) == (8, [8])
+
+
+def test_too_large():
+    with pytest.raises(ValueError, match=r"^a batch of 8 needs 3 MiB of a device, but it has 2; "):
+        search(lambda size: 3 * 2**20, 2 * 2**20, unit=8, most=100)
+
+
+def test_of_a_run(monkeypatch):
+    """As the config says, from the plan of the compiled step."""
+    config = Config(batch_size="auto", model=Model(widths=(4, 8)))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=(16, 16)))
+    runner = parallel.make_runner("shard_map")
+    model = evaluate.make_model(config, axis_name=runner.axis_name)
+    # All 12 images of the demo at most, and one for each of 8 devices at least.
+    assert training_step.largest_batch(config, model, runner) == 8
+    monkeypatch.setattr(parallel, "memory", lambda: 1000)
+    with pytest.raises(
+        ValueError, match=r"^a batch of 8 needs \d+ MiB of a device, but it has 0; "
+    ):
+        training_step.largest_batch(config, model, runner)
