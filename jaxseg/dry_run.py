@@ -119,11 +119,12 @@ def show(config: Config, workdir: pathlib.Path, console: Console) -> None:
     arrays, numbers = map(sum, zip(*found.parameters.values(), strict=True))
     table.add_row("all", str(arrays), f"{numbers:,}")
     console.print(table)
-    plan = found.plan
+    plan, batch_size = found.plan, found.batch.images.shape[0]
     fits = "" if found.limit is None else f", of {_bytes(found.limit)} that it has"
-    rows = config.batch_size - data.unlabelled_rows(config.data, config.batch_size)
+    rows = batch_size - data.unlabelled_rows(config.data, batch_size)
     unlabelled = f"; {found.unlabelled} without labels" if found.unlabelled else ""
     work = "unknown" if plan.flops is None else f"{plan.flops:.3g} floating-point operations"
+    part = f", for one of {config.parts} parts" if config.parts > 1 else ""
     lines = {
         "examples": f"{found.examples}, {found.examples / rows:.1f} steps an epoch, "
         f"{config.steps * rows / found.examples:.1f} epochs{unlabelled}",
@@ -131,7 +132,7 @@ def show(config: Config, workdir: pathlib.Path, console: Console) -> None:
         "read": _shapes(found.batch),
         "augmented": _shapes(found.prepared),
         "logits": ", ".join(map(str, found.logits)),
-        "a step": f"{work} on each device",
+        "a step": f"{work} on each device{part}",
         "memory": f"{_bytes(plan.memory)} on each device: {_bytes(plan.arguments)} of state and "
         f"batch, {_bytes(plan.temporaries)} besides{fits}",
         "first batch": f"{workdir / PICTURE}",

@@ -51,7 +51,7 @@ def axis(text: str) -> tuple[str, tuple[str, ...] | Range]:
     if name in ("seed", "best"):
         why = "--seeds repeats each point" if name == "seed" else "one score has to judge all"
         raise ValueError(f"--over has config.{name}, which is the same for all points: {why}")
-    kind = _KINDS[name]
+    kind = int if name == "batch_size" else _KINDS[name]  # which may also be "auto"
     if kind in (int, float) and ".." in values:
         low, _, high = values.partition("..")
         try:

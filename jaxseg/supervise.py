@@ -24,11 +24,13 @@ def supervise(
         nonlocal asked
         asked = True
         if child is not None and child.poll() is None:
-            child.send_signal(number)
+            # A run saves at SIGTERM, but ends at once when its terminal is closed.
+            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {
         number: signal.signal(number, forward)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup has it
     }
     try:
         newest, tries = _newest(checkpoints), 0

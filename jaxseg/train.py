@@ -48,6 +48,8 @@ from jaxseg.profile import Profile
 from jaxseg.report import Report, score_table
 from jaxseg.supervise import supervise
 
+_AT_ONCE = 2.0  # seconds
+
 
 class NotFiniteError(RuntimeError):
     """The loss or its gradient is not finite."""
@@ -288,8 +290,10 @@ def _check(config: Config, runner: parallel.Runner) -> None:
 def _batch_size(workdir, config, model, runner) -> int:
     """What "auto" stands for: what it was found to be when the run began, or as much as fits."""
     path = workdir / CONFIG_FILE
-    if path.exists():
-        return jaxseg.config.read(path).batch_size
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+        kept = jaxseg.config.read(path).batch_size
+        if kept != "auto":
+            return kept
     return training_step.largest_batch(config, model, runner)
 
 
@@ -370,7 +374,11 @@ def _say(console: Console, text: str) -> None:
 
 
 class _Interruption:
-    """Turns the first SIGTERM or SIGINT into a wish to stop; a second one acts as ever."""
+    """Turns the first SIGTERM or SIGINT into a wish to stop; one that comes later acts as ever.
+
+    Not one that comes at once: what ends a job may signal a supervisor and what it started, which
+    then gets the signal from both.
+    """
 
     def __init__(self):
         self.asked = False
@@ -384,8 +392,12 @@ class _Interruption:
         return self
 
     def _ask(self, number, frame):
-        self.asked = True
-        self.__exit__()
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._since = True, now
+        elif now - self._since > _AT_ONCE:
+            self.__exit__()
+            signal.raise_signal(number)
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
@@ -451,6 +463,8 @@ def define_flags() -> None:
 def main() -> None:
     args = flags.FLAGS
     workdir = pathlib.Path(args.workdir or time.strftime("runs/%Y%m%d-%H%M%S"))
+    if args.workdir is None and (args.distributed or args.coordinator):
+        cli.fail("several processes need the same --workdir; name it for each of them")
     if args.retries > 0:
         again = ["-m", "jaxseg.train", *sys.argv[1:], f"--workdir={workdir}", "--retries=0"]
         code = supervise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,7 +89,12 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
         return memory + sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
 
     unit = parallel.round_up(1, runner, config.parts)
-    most = len(data.open_source(config.data, config.data.train_split))
+    for turn in (parallel.is_primary(), not parallel.is_primary()):  # one prepares the data
+        with parallel.together():
+            if turn:
+                source = data.open_source(config.data, config.data.train_split)
+    labelled = 1 - config.data.unlabelled_share if config.data.unlabelled else 1
+    most = len(source) if labelled <= 0 else math.floor(len(source) / labelled)
     found = batch_size.largest(needs, parallel.memory(), unit=unit, most=most)
     return parallel.smallest(found)
 

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+import jaxseg.config
 from jaxseg import batch_size, evaluate, parallel, training_step
 from jaxseg.config import Config, Model
+from jaxseg.train import train
 
 
 def search(needs, limit, **options):
@@ -57,3 +59,14 @@ def test_of_a_run(monkeypatch):
         ValueError, match=r"^a batch of 8 needs \d+ MiB of a device, but it has 0; "
     ):
         training_step.largest_batch(config, model, runner)
+
+
+def test_what_a_run_keeps(tmp_path):
+    """The number with which it began, and none before it has a checkpoint."""
+    config = Config(batch_size="auto", steps=2, eval_every=2, pictures=0)
+    config.optim.warmup_steps = 1
+    config.data.image_size, config.model.widths = (16, 16), (4, 8)
+    jaxseg.config.write(tmp_path / "config.json", config)
+    for _ in range(2):
+        train(config, tmp_path)
+        assert jaxseg.config.read(tmp_path / "config.json").batch_size == 8

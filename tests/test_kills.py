@@ -29,7 +29,7 @@ import jaxseg.config
 from jaxseg.data import open_source
 
 KILLS = 20
-KINDS = ("step", "save", "evaluation")
+KINDS = ("start", "step", "save", "evaluation")
 
 
 def unfinished(workdir):
@@ -48,19 +48,30 @@ def evaluating(workdir):
 
 def kill_in(kind, run, workdir, dice):
     """Kills a run some steps on, in a moment of the kind; what the kill came into, or None."""
-    shown, left = dice.randint(1, 4), unfinished(workdir)
+    left = unfinished(workdir)
+
+    def shown():
+        return run.text()[0].count("\nstep ")
+
+    def saving():
+        return unfinished(workdir) - left
+
+    wanted = 0 if kind == "start" else dice.randint(1, 4)
     inside = {
-        "step": lambda: True,
-        "save": lambda: unfinished(workdir) - left,
+        "start": lambda: True,
+        "step": lambda: not saving() and not evaluating(workdir),
+        "save": saving,
         "evaluation": lambda: evaluating(workdir),
     }[kind]
-    if not run.wait_until(lambda: run.text()[0].count("\nstep ") >= shown and inside()):
+    if not run.wait_until(lambda: shown() >= wanted and inside()):
         return None
-    time.sleep(dice.random() / 50)
+    time.sleep(dice.random() * (2 if kind == "start" else 0.02))
     run.process.kill()
     if run.wait()[0] == 0:
         return None
-    if unfinished(workdir) - left:
+    if not shown():  # while it set up, restored or compiled
+        return "start"
+    if saving():
         return "save"
     return "evaluation" if evaluating(workdir) else "step"
 
