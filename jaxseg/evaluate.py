@@ -68,6 +68,7 @@ _OF_SEGMENTS = (
 
 def make_model(config: Config, *, axis_name: str | None = None) -> models.Functional:
     """The model of a config, trained with batch statistics over all replicas of `axis_name`."""
+    data.example_spec(config.data, training=False)  # which refuses what makes no images
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if config.model.dtype not in dtypes:
         raise ValueError(
