@@ -79,6 +79,8 @@ def work() -> Iterator[None]:
             if "coordinator" in args and (args.distributed or args.coordinator):
                 parallel.initialize(args.coordinator, args.num_processes, args.process_id)
             yield
+        except parallel.OtherHostError as error:
+            fail(str(error), code=1)
         except (ValueError, OSError) as error:
             fail(explain(error))
         except jax.errors.JaxRuntimeError as error:
