@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 from typing import NamedTuple
@@ -46,10 +45,7 @@ def run(config: Config) -> DryRun:
     """
     runner = parallel.make_runner(config.parallel)
     model = make_model(config, axis_name=runner.axis_name)
-    if config.batch_size == "auto":
-        size = training_step.largest_batch(config, model, runner)
-        config = dataclasses.replace(config, batch_size=size)
-    parallel.check_batch_size(config.batch_size, runner, config.parts)
+    config = training_step.sized(config, model, runner)
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = training_step.compiled(config, model, runner, optimizer)
     training = data.open_training(config.data, config.batch_size, config.seed)

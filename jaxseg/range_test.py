@@ -97,10 +97,7 @@ def run(
     rates = np.geomspace(lowest, highest, steps)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config, axis_name=runner.axis_name)
-    if config.batch_size == "auto":
-        size = training_step.largest_batch(config, model, runner)
-        config = dataclasses.replace(config, batch_size=size)
-    parallel.check_batch_size(config.batch_size, runner, config.parts)
+    config = training_step.sized(config, model, runner)
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)
     train_step = training_step.compiled(config, model, runner, optimizer)

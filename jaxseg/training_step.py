@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -66,6 +67,14 @@ def compiled(
         donate_state=True,
         constants=teaching.constants if teaching else 0,
     )
+
+
+def sized(config: Config, model: Functional, runner: parallel.Runner) -> Config:
+    """The config with the number for which its batch size stands, which the devices can share."""
+    if config.batch_size == "auto":
+        config = dataclasses.replace(config, batch_size=largest_batch(config, model, runner))
+    parallel.check_batch_size(config.batch_size, runner, config.parts)
+    return config
 
 
 def largest_batch(config: Config, model: Functional, runner: parallel.Runner) -> int:
