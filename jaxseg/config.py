@@ -6,9 +6,10 @@ on the command line, as in `--config.optim.learning_rate=3e-4`.
 
 import dataclasses
 import json
-import os
 import pathlib
 import typing
+
+from jaxseg import writing
 
 
 @dataclasses.dataclass(slots=True)  # so that a misspelled field is an error
@@ -176,9 +177,8 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
 
 def write(path: pathlib.Path, config: Config) -> None:
     """Keeps a config as JSON: a whole file, or the one that was there before."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    os.replace(fresh, path)
+    with writing.whole(path) as fresh:
+        fresh.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read(path: pathlib.Path) -> Config:

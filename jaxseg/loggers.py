@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxseg import writing
 from jaxseg.board import Board
 from jaxseg.config import Config
 
@@ -88,12 +89,13 @@ class Csv:
             with self._path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             self._fields += new
-            fresh = self._path.with_suffix(".tmp")
-            with fresh.open("w", newline="", encoding="utf-8") as file:
+            with (
+                writing.whole(self._path) as fresh,
+                fresh.open("w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, self._fields)
                 writer.writeheader()
                 writer.writerows(rows)
-            os.replace(fresh, self._path)
         with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._fields).writerow(row)
 
@@ -158,9 +160,8 @@ class WeightsAndBiases:
             self._keep(self._sent)
 
     def _keep(self, step: int) -> None:
-        fresh = self._path.with_suffix(".tmp")
-        fresh.write_text(json.dumps({"id": self._id, "step": step}) + "\n")
-        os.replace(fresh, self._path)
+        with writing.whole(self._path) as fresh:
+            fresh.write_text(json.dumps({"id": self._id, "step": step}) + "\n")
 
 
 class MLflow:
@@ -211,9 +212,8 @@ class MLflow:
         parameters = [self._mlflow.entities.Param(*field) for field in fields.items()]
         for first in range(0, len(parameters), _PARAMETERS):
             self._client.log_batch(run, params=parameters[first : first + _PARAMETERS])
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps({"run_id": run}) + "\n")
-        os.replace(fresh, path)
+        with writing.whole(path) as fresh:
+            fresh.write_text(json.dumps({"run_id": run}) + "\n")
         return run
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 import sys
 import threading
@@ -17,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from jaxseg import loggers
+from jaxseg import loggers, writing
 from jaxseg.config import Config
 
 METRICS = "metrics.jsonl"
@@ -202,9 +201,8 @@ def _drop_after(path: pathlib.Path, step: int) -> list[dict]:
         if values["step"] <= step:
             lines.append(line + "\n")
             kept.append(values)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(lines))
-    os.replace(fresh, path)
+    with writing.whole(path) as fresh:
+        fresh.write_text("".join(lines))
     return kept
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
+
+from jaxseg import writing
 
 FILE = "skipped_steps.json"
 _MOST, _WITHIN = 10, 100  # skips among so many steps; more of them are no matter of a batch
@@ -20,10 +21,9 @@ def read(workdir: pathlib.Path) -> dict[int, str]:
 
 def add(workdir: pathlib.Path, step: int, why: str) -> None:
     """Keeps one more, for this start and all later ones."""
-    path = workdir / FILE
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps({**read(workdir), step: why}, indent=2) + "\n")
-    os.replace(fresh, path)
+    found = {**read(workdir), step: why}
+    with writing.whole(workdir / FILE) as fresh:
+        fresh.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def too_many(skips: dict[int, str], step: int) -> bool:

@@ -12,13 +12,12 @@ import itertools
 import json
 import math
 import operator
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jaxseg.config
-from jaxseg import cli
+from jaxseg import cli, writing
 from jaxseg.config import Config
 
 JOURNAL, LOCKS, PLAN = "journal", "locks", "sweep.json"
@@ -202,10 +201,9 @@ def settle(workdir: pathlib.Path, plan: Plan | None) -> Plan:
                     "on with that sweep by --workdir alone"
                 )
         if plan is not None:
-            fresh = path.with_suffix(".tmp")
             values = {**plan._asdict(), "config": dataclasses.asdict(plan.config)}
-            fresh.write_text(json.dumps(values, indent=2) + "\n")
-            os.replace(fresh, path)
+            with writing.whole(path) as fresh:
+                fresh.write_text(json.dumps(values, indent=2) + "\n")
     return plan or kept
 
 

@@ -35,7 +35,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, history, scorecard
+from jaxseg import cli, history, scorecard, writing
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better
 from jaxseg.study import Lock, Plan, Study, Trial, replaced, settle
 
@@ -153,9 +153,8 @@ def _train(plan: Plan, trial: Trial, seed: int, train: Callable) -> float | str:
             score = found.best()
             if score is None:
                 score = f"failed: {config.best} was defined in none of the evaluations"
-        fresh = folder / f"{RESULT}.tmp"
-        fresh.write_text(json.dumps(score) + "\n")
-        os.replace(fresh, folder / RESULT)
+        with writing.whole(folder / RESULT) as fresh:
+            fresh.write_text(json.dumps(score) + "\n")
     return score
 
 
@@ -218,9 +217,8 @@ def write(workdir: pathlib.Path, plan: Plan, results: Sequence[Result]) -> None:
             rows.writerow((trial.number, seed, *trial.fields.values(), *found, folder))
     table = scorecard.markdown_table(*contents(plan, results))
     for name, text in (("sweep.csv", file.getvalue()), ("sweep.md", f"# {TITLE}\n\n{table}")):
-        fresh = workdir / f"{name}.tmp"
-        fresh.write_text(text)
-        os.replace(fresh, workdir / name)
+        with writing.whole(workdir / name) as fresh:
+            fresh.write_text(text)
 
 
 def _say(console: Console, text: str) -> None:

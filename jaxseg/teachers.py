@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg import losses, parallel
+from jaxseg import losses, parallel, writing
 from jaxseg.config import Config
 from jaxseg.evaluate import make_model, open_run, read_config
 from jaxseg.models import Functional
@@ -86,9 +85,8 @@ def open_teacher(
             ) from error
     with parallel.together():
         if parallel.is_primary():
-            fresh = path.with_suffix(".tmp")
-            fresh.write_text(json.dumps({"workdir": teacher, "step": run.step}) + "\n")
-            os.replace(fresh, path)
+            with writing.whole(path) as fresh:
+                fresh.write_text(json.dumps({"workdir": teacher, "step": run.step}) + "\n")
     return (run.state.eval_variables,)
 
 

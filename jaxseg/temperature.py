@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from jaxseg import checks, cli, data, evaluate, parallel
+from jaxseg import checks, cli, data, evaluate, parallel, writing
 from jaxseg.steps import make_eval_step
 
 if TYPE_CHECKING:
@@ -160,9 +160,8 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
     found = Fitted(temperature, run.step, split, len(source), scores(1.0), scores(temperature))
     if parallel.is_primary():
         path = pathlib.Path(workdir) / evaluate.TEMPERATURE_FILE
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(found._asdict(), indent=2) + "\n")
-        os.replace(fresh, path)
+        with writing.whole(path) as fresh:
+            fresh.write_text(json.dumps(found._asdict(), indent=2) + "\n")
     return found
 
 

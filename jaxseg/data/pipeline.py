@@ -7,9 +7,7 @@ import functools
 import hashlib
 import json
 import math
-import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -19,6 +17,7 @@ import jax
 import numpy as np
 import scipy.ndimage
 
+from jaxseg import writing
 from jaxseg.batch import Batch
 from jaxseg.config import Data
 from jaxseg.data import targets
@@ -330,10 +329,8 @@ def _cached(
             image, labels, where, foreground = _unpacked(path)
         except (OSError, ValueError, TypeError):  # not there, or not whole
             found = decode(index)
-            fresh = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-            with fresh.open("wb") as file:
+            with writing.whole(path) as fresh, fresh.open("wb") as file:
                 _pack(file, (found.image, *found.target, found.foreground))
-            os.replace(fresh, path)
             return found
         return _Decoded(image, Target(labels, where), foreground)
 

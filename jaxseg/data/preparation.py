@@ -42,7 +42,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, report
+from jaxseg import cli, report, writing
 from jaxseg.config import Data
 from jaxseg.data.datasets import FEATURES, Source, open_source
 from jaxseg.data.files import DataError
@@ -207,9 +207,8 @@ with tfds.core.registered.skip_registration():  # it has a name only when it has
             self.begun.mkdir(parents=True, exist_ok=True)
             plan = self.begun / _PLAN
             if not plan.exists():
-                fresh = plan.with_suffix(".tmp")
-                fresh.write_text(json.dumps(self.plan, indent=2) + "\n")
-                os.replace(fresh, plan)
+                with writing.whole(plan) as fresh:
+                    fresh.write_text(json.dumps(self.plan, indent=2) + "\n")
             elif json.loads(plan.read_text()) != self.plan:
                 raise DataError(
                     f"{self.begun} holds shards of other data, or of files that have changed "
@@ -258,10 +257,10 @@ def write(shard: Shard) -> None:
             # Not as features.serialize_example does it, whose bytes differ from process to process.
             yield index, serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
 
-    fresh = f"{shard.path}.{os.getpid()}"
     adapters = tfds.core.file_adapters
-    adapters.ADAPTER_FOR_FORMAT[adapters.FileFormat.ARRAY_RECORD].write_examples(fresh, records())
-    os.replace(fresh, shard.path)
+    adapter = adapters.ADAPTER_FOR_FORMAT[adapters.FileFormat.ARRAY_RECORD]
+    with writing.whole(shard.path) as fresh:
+        adapter.write_examples(fresh, records())
 
 
 def _write_in_processes(shards: list[Shard], workers: int, *, show: bool) -> None:
