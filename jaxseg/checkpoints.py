@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from jaxseg import parallel
+from jaxseg import names, parallel
 
 SCORE = "val/mean_iou"  # the best checkpoint has the highest, unless another is asked for
 _SCORES = "scores"  # the checksum of the scores, beside those of the arrays
@@ -310,7 +310,7 @@ def _silence_stragglers() -> None:
 def _flatten(tree: Any) -> dict[str, Any]:
     """The arrays of a tree under readable names, such as `params.down0.conv0.kernel`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+    return {names.dotted(path): x for path, x in leaves}
 
 
 def _checksum_of_scores(scores: dict[str, float | None]) -> int:

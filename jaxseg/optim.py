@@ -10,6 +10,7 @@ import jax
 import optax
 from optax import contrib
 
+from jaxseg import names
 from jaxseg.config import Optim
 
 
@@ -179,7 +180,7 @@ def _matrices(params: dict) -> dict:
 def _scale_by_rates(rates: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
     def scale(updates, params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: x * _rate(rates, _name(path))[1], updates
+            lambda path, x: x * _rate(rates, names.dotted(path))[1], updates
         )
 
     return optax.stateless(scale)
@@ -187,24 +188,20 @@ def _scale_by_rates(rates: tuple[tuple[str, float], ...]) -> optax.GradientTrans
 
 def _groups(rates: tuple[tuple[str, float], ...], params: dict) -> dict:
     """Which parameters are "trained" and which are "frozen"."""
-    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    used = {_rate(rates, name)[0] for name in names}
+    found = [names.dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    used = {_rate(rates, name)[0] for name in found}
     for pattern, _ in rates:
         if pattern not in used:
             raise ValueError(
                 f"optim.rates has {pattern!r}, which matches no parameter that an earlier pattern "
-                f"does not; the {len(names)} parameters are {', '.join(names[:5])}"
-                f"{', ...' * (len(names) > 5)}"
+                f"does not; the {len(found)} parameters are {', '.join(found[:5])}"
+                f"{', ...' * (len(found) > 5)}"
             )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: "trained" if _rate(rates, _name(path))[1] else "frozen", params
+        lambda path, _: "trained" if _rate(rates, names.dotted(path))[1] else "frozen", params
     )
 
 
 def _rate(rates: tuple[tuple[str, float], ...], name: str) -> tuple[str, float]:
     """The pair that counts for the parameter of this name."""
     return next((pair for pair in rates if fnmatch.fnmatchcase(name, pair[0])), ("", 1.0))
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxseg import names
 from jaxseg.evaluate import open_run
 from jaxseg.steps import TrainState
 
@@ -66,4 +67,4 @@ def _named(variables: tuple[dict, dict]) -> dict[str, Any]:
 
 def _name(path: tuple) -> str:
     """Such as `down0.conv0.kernel`, be it a parameter or a statistic, whose names differ."""
-    return jax.tree_util.keystr(path[1:], simple=True, separator=".")
+    return names.dotted(path[1:])
