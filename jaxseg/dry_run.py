@@ -34,7 +34,7 @@ class DryRun(NamedTuple):
     logits: tuple  # their shape, at each resolution
     parameters: dict[str, tuple[int, int]]  # of each block: arrays, and numbers in them
     plan: training_step.Plan
-    limit: int | None  # bytes that a device has, where it says so
+    limit: int  # bytes of a device that a step may take
 
 
 def run(config: Config) -> DryRun:
@@ -78,7 +78,7 @@ def run(config: Config) -> DryRun:
             for name, block in template.params.items()
         },
         plan=plan,
-        limit=(jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"),
+        limit=parallel.memory(),
     )
 
 
@@ -116,7 +116,6 @@ def show(config: Config, workdir: pathlib.Path, console: Console) -> None:
     table.add_row("all", str(arrays), f"{numbers:,}")
     console.print(table)
     plan, batch_size = found.plan, found.batch.images.shape[0]
-    fits = "" if found.limit is None else f", of {_bytes(found.limit)} that it has"
     rows = batch_size - data.unlabelled_rows(config.data, batch_size)
     unlabelled = f"; {found.unlabelled} without labels" if found.unlabelled else ""
     work = "unknown" if plan.flops is None else f"{plan.flops:.3g} floating-point operations"
@@ -130,7 +129,7 @@ def show(config: Config, workdir: pathlib.Path, console: Console) -> None:
         "logits": ", ".join(map(str, found.logits)),
         "a step": f"{work} on each device{part}",
         "memory": f"{_bytes(plan.memory)} on each device: {_bytes(plan.arguments)} of state and "
-        f"batch, {_bytes(plan.temporaries)} besides{fits}",
+        f"batch, {_bytes(plan.temporaries)} besides, of {_bytes(found.limit)} that a step may take",
         "first batch": f"{workdir / PICTURE}",
     }
     for name, text in lines.items():

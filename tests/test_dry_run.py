@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -101,6 +102,7 @@ def test_command(root, tmp_path):
         assert picture.format == "PNG"
     assert "images 8x16x16x1 uint8" in stdout
     assert str(workdir / "dry_run.png") in stdout
+    assert re.search(r"memory .* besides, of [\d.]+ [MGT]iB that a step may take\n", stdout)
 
 
 def test_profile(root, tmp_path):
