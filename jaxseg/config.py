@@ -6,6 +6,7 @@ on the command line, as in `--config.optim.learning_rate=3e-4`.
 
 import dataclasses
 import json
+import os
 import pathlib
 import typing
 
@@ -173,6 +174,22 @@ def from_dict(values: dict, kind: type = Config, prefix: str = "") -> typing.Any
         else:
             fields[name] = _typed(value, types[name], f"{prefix}{name} is {value!r}")
     return kind(**fields)
+
+
+def anchored(config: Config) -> Config:
+    """The config with absolute paths, so that it means the same from any directory."""
+
+    def absolute(path):
+        if not path or "://" in path:
+            return path
+        return os.path.abspath(os.path.expanduser(path))
+
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, root=absolute(config.data.root)),
+        init_from=absolute(config.init_from),
+        teacher=dataclasses.replace(config.teacher, workdir=absolute(config.teacher.workdir)),
+    )
 
 
 def write(path: pathlib.Path, config: Config) -> None:

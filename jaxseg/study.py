@@ -100,6 +100,17 @@ def replaced(config: Config, fields: Mapping[str, Any]) -> Config:
     return jaxseg.config.from_dict(values)
 
 
+def _anchored(text: str) -> str:
+    """What `axis` takes, with absolute paths where the field is one."""
+    name, values = axis(text)
+    if _KINDS[name] is not str:
+        return text
+    *groups, field = name.split(".")
+    configs = (jaxseg.config.anchored(replaced(Config(), {name: value})) for value in values)
+    found = (getattr(functools.reduce(getattr, groups, config), field) for config in configs)
+    return f"config.{name}={','.join(found)}"
+
+
 class Plan(NamedTuple):
     """What a sweep tries: points of the fields `over`, each with some seeds.
 
@@ -124,6 +135,17 @@ class Plan(NamedTuple):
         if any(isinstance(values, Range) for values in axes.values()):
             return None
         return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+
+    @property
+    def points(self) -> int:
+        """How many there are to try."""
+        return len(self.grid) if self.grid else self.trials
+
+    def anchored(self) -> Plan:
+        """The plan with absolute paths, also those that it tries."""
+        return self._replace(
+            config=jaxseg.config.anchored(self.config), over=tuple(map(_anchored, self.over))
+        )
 
     def each_seed(self) -> range:
         return range(self.config.seed, self.config.seed + self.seeds)
@@ -187,13 +209,14 @@ def settle(workdir: pathlib.Path, plan: Plan | None) -> Plan:
     path = workdir / PLAN
     if plan is not None:
         plan.check()
+        plan = plan.anchored()
     elif not path.is_file():
         raise ValueError(
             f"{workdir} holds no sweep; say what to try, as in --over "
             "config.optim.learning_rate=1e-4,3e-4"
         )
     with Lock(workdir / LOCKS / "plan"):
-        kept = _read(path) if path.is_file() else plan
+        kept = _read(path).anchored() if path.is_file() else plan
         for name in ("config", "over", "seeds"):
             if plan is not None and getattr(plan, name) != getattr(kept, name):
                 raise ValueError(
@@ -233,7 +256,7 @@ class Study:
     def __init__(self, workdir: pathlib.Path, plan: Plan, *, maximize: bool):
         self._optuna = _import_optuna()
         self._workdir, self._axes, self._grid = workdir, plan.axes, plan.grid
-        self._count = len(plan.grid) if plan.grid else plan.trials
+        self._points, self._left = plan.points, set()
         backend = self._optuna.storages.journal.JournalFileBackend(
             str(workdir / JOURNAL), lock_obj=self._lock("journal")
         )
@@ -245,9 +268,10 @@ class Study:
         )
 
     def trials(self) -> Iterator[Trial]:
-        """Yields trials until all have an end that `tell` was told, and holds the lock of each.
+        """Yields each trial that has no end until `tell` is told one, and holds its lock.
 
-        Waits for those that other processes have.
+        Waits for those that other processes have. What is yielded and not told is left to another
+        process, or to the next one that has the workdir open.
         """
         while True:
             with self.alone():
@@ -257,8 +281,9 @@ class Study:
                 try:
                     yield trial
                 finally:
+                    self._left.add(trial.number)
                     lock.release()
-            elif running := self._in_state("RUNNING"):
+            elif running := self._running():
                 with self._lock(running[0].number):
                     pass  # the process that had it is through with it, or dead
             else:
@@ -279,7 +304,7 @@ class Study:
 
     def _claim(self) -> tuple[Trial, Lock] | None:
         """A trial that no living process has, begun before or now, and its lock."""
-        for found in self._in_state("RUNNING"):
+        for found in self._running():
             lock = self._lock(found.number)
             if lock.acquire(blocking=False):
                 found = self._study.get_trials()[found.number]  # which may have ended just now
@@ -289,7 +314,7 @@ class Study:
                     self._study.tell(found.number, state=self._optuna.trial.TrialState.FAIL)
                 lock.release()
         index = len(self._begun())
-        if index >= self._count:
+        if index >= self._points:
             return None
         self._begin(index)
         found = self._study.get_trials()[-1]
@@ -324,8 +349,10 @@ class Study:
     def _begun(self) -> list:
         return [x for x in self._study.get_trials() if x.params.keys() == self._axes.keys()]
 
-    def _in_state(self, name: str) -> list:
-        return self._study.get_trials(states=[self._optuna.trial.TrialState[name]])
+    def _running(self) -> list:
+        """The trials without an end, but those that this process leaves to others."""
+        running = self._study.get_trials(states=[self._optuna.trial.TrialState.RUNNING])
+        return [x for x in running if x.number not in self._left]
 
     def _trial(self, found) -> Trial:
         fields = {name: found.params[name] for name in self._axes}

@@ -40,11 +40,16 @@ from jaxseg.evaluate import CONFIG_FILE, higher_is_better
 from jaxseg.study import Lock, Plan, Study, Trial, replaced, settle
 
 LOG, RESULT = "train.log", "result.json"
+_SIGNALS = 128  # beyond which an exit code is that of a signal, as shells have it
 TITLE = "Points of the sweep, best first"
 
 
 class StoppedError(Exception):
     """A training ended before its end, though it did not fail: it was asked to, and can go on."""
+
+
+class KilledError(Exception):
+    """A training was killed, which says nothing of its point."""
 
 
 class Result(NamedTuple):
@@ -84,6 +89,8 @@ def sweep(
 ) -> list[Result]:
     """Tries the points of a plan, or goes on with that of the workdir; all results, best first.
 
+    A point of which a training was killed has none, and is tried again when the sweep goes on.
+
     `train(folder, lock)` trains the run whose config is in the folder, or goes on with it, and
     returns an exit code. A process that may outlive this one should inherit the lock.
 
@@ -96,11 +103,17 @@ def sweep(
     plan = settle(workdir, plan)
     study = Study(workdir, plan, maximize=higher_is_better(plan.config.best))
     for trial in study.trials():
+        whole = True
         for seed in plan.each_seed():
             _say(console, f"trial {trial.number}, seed {seed}: {_options(trial)}")
-            score = _train(plan, trial, seed, train)
-            text = score if isinstance(score, str) else f"{plan.config.best} {score:.4f}"
+            try:
+                score = _train(plan, trial, seed, train)
+                text = score if isinstance(score, str) else f"{plan.config.best} {score:.4f}"
+            except KilledError as error:
+                whole, text = False, str(error)
             _say(console, f"trial {trial.number}, seed {seed}: {text}")
+        if not whole:
+            continue
         values = _result(plan, trial).values
         study.tell(trial, float(np.mean(values)) if len(values) == plan.seeds else None)
         with study.alone():
@@ -145,6 +158,9 @@ def _train(plan: Plan, trial: Trial, seed: int, train: Callable) -> float | str:
             jaxseg.config.write(folder / CONFIG_FILE, config)
         code = train(folder, lock)
         found = history.read(folder, config.best, higher_is_better=higher_is_better(config.best))
+        if code < 0 or code > _SIGNALS:
+            number = -code if code < 0 else code - _SIGNALS
+            raise KilledError(f"killed by signal {number}, see {folder / LOG}")
         if code:
             score = _error(folder, code)
         elif not found.ends(config.steps, config.patience):
@@ -160,10 +176,9 @@ def _train(plan: Plan, trial: Trial, seed: int, train: Callable) -> float | str:
 
 def _error(folder: pathlib.Path, code: int) -> str:
     """Why a training failed, by the last line that it wrote if that says so."""
-    lines = (folder / LOG).read_text(errors="replace").split("\n") if code > 0 else []
+    lines = (folder / LOG).read_text(errors="replace").split("\n")
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    ended = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    return f"failed: {said[-1] if said else f'{ended}, see {folder / LOG}'}"
+    return f"failed: {said[-1] if said else f'exit code {code}, see {folder / LOG}'}"
 
 
 def _folder(trial: Trial, seed: int) -> pathlib.Path:
@@ -272,10 +287,18 @@ def main() -> None:
     console.print(scorecard.table(TITLE, *contents(plan, results)))
     for name in ("sweep.md", "sweep.csv"):
         _say(console, str(workdir / name))
+    if results and results[0].values:
+        _say(console, f"The best, in {results[0].trial.folder}:")
+        _say(console, _options(results[0].trial))
+    left = plan.points - len(results)
+    if left > 0:
+        cli.fail(
+            f"trainings of {left} of the {plan.points} points were killed; start again by "
+            f"--workdir={workdir} to try them again",
+            code=1,
+        )
     if not results[0].values:
         cli.fail("no training came to its end; sweep.csv says why", code=1)
-    _say(console, f"The best, in {results[0].trial.folder}:")
-    _say(console, _options(results[0].trial))
 
 
 if __name__ == "__main__":

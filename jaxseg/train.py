@@ -95,17 +95,8 @@ def _train(config, workdir, allow_config_change, profile, console, interruption)
     primary, (_, processes) = parallel.is_primary(), parallel.host()
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
-
-    if config.data.root and "://" not in config.data.root:
-        # As the workdir keeps it, so that the run can be scored from any directory.
-        root = os.path.abspath(os.path.expanduser(config.data.root))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
-    if config.init_from:
-        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
-    if config.teacher.workdir:
-        teacher = os.path.abspath(config.teacher.workdir)
-        teacher = dataclasses.replace(config.teacher, workdir=teacher)
-        config = dataclasses.replace(config, teacher=teacher)
+    # As the workdir keeps it, so that the run can be scored from any directory.
+    config = jaxseg.config.anchored(config)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config, axis_name=runner.axis_name)
     if config.batch_size == "auto":

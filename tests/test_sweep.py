@@ -120,27 +120,69 @@ def test_a_failure_does_not_end_it(tmp_path):
         (folder / "train.log").write_text("step 1\nerror: the loss is nan\n")
         return 1
 
-    def killed(folder):
-        return -9
+    def crashes(folder):
+        (folder / "train.log").write_text("Traceback\n")
+        return 1
 
-    train = Trainings(at1=fails, at4=killed)
+    train = Trainings(at1=fails, at4=crashes)
     log = f"see {tmp_path / 'trials' / '001' / 'seed1' / 'train.log'}"
     screen = io.StringIO()
     plan = make_plan("config.optim.learning_rate=3e-4,1e-4", seeds=2)
     results = sweep(tmp_path, plan, train=train, console=Console(file=screen, width=200))
     assert [x.scores for x in results] == [
         ("failed: the loss is nan", 0.9 + 0.01),
-        (pytest.approx(0.9 - 0.2 * math.log10(3), rel=1e-12), f"failed: killed by signal 9, {log}"),
+        (pytest.approx(0.9 - 0.2 * math.log10(3), rel=1e-12), f"failed: exit code 1, {log}"),
     ]
     assert "trial 0, seed 0: failed: the loss is nan" in screen.getvalue()
     assert [row["error"] for row in read_csv(tmp_path)] == [
-        *("failed: the loss is nan", "", "", f"failed: killed by signal 9, {log}")
+        *("failed: the loss is nan", "", "", f"failed: exit code 1, {log}")
     ]
     assert "1 of 2 |" in (tmp_path / "sweep.md").read_text()
     # Neither a failure nor what came to its end is trained again.
     again = Trainings()
     assert sweep(tmp_path, plan, train=again) == results
     assert again.configs == []
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_what_was_killed_is_tried_again(code, tmp_path):
+    """Once at each start: the other points go on, and no seed of its own that has a score."""
+    plan = make_plan(RATE, seeds=2)
+    points = [(rate, "adam", seed) for rate in (1e-4, 3e-4, 1e-3) for seed in (0, 1)]
+    screen = io.StringIO()
+    first = Trainings(at3=lambda folder: code)
+    results = sweep(tmp_path, plan, train=first, console=Console(file=screen, width=200))
+    log = tmp_path / "trials" / "001" / "seed0" / "train.log"
+    assert f"trial 1, seed 0: killed by signal 9, see {log}\n" in screen.getvalue()
+    assert first.points == points
+    assert [x.trial.number for x in results] == [0, 2]
+    assert [row["trial"] for row in read_csv(tmp_path)] == ["0", "0", "2", "2"]
+    second = Trainings(at1=lambda folder: code)
+    assert sweep(tmp_path, None, train=second) == results
+    third = Trainings()
+    straight = sweep(tmp_path / "straight", plan, train=Trainings())
+    assert [x.scores for x in sweep(tmp_path, None, train=third)] == [x.scores for x in straight]
+    assert second.points == third.points == points[2:3]
+
+
+def test_paths_hold_from_any_directory(tmp_path, monkeypatch):
+    """Those of the config and those that are tried."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    over = "config.data.root=one,../two,gs://three"
+    plan = make_plan(over, init_from="before")
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        sweep("sweep", plan, train=Trainings(at1=interrupt))
+    monkeypatch.chdir(tmp_path / "b")
+    train = Trainings()
+    sweep("../a/sweep", None, train=train)
+    wanted = [str(tmp_path / "a" / "one"), str(tmp_path / "two"), "gs://three"]
+    assert [x.data.root for x in train.configs] == wanted
+    assert {x.init_from for x in train.configs} == {str(tmp_path / "a" / "before")}
+    monkeypatch.chdir(tmp_path / "a")
+    assert len(sweep("sweep", plan, train=train)) == 3
+    assert len(train.configs) == 3
 
 
 def interrupt(folder):
