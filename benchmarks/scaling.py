@@ -48,9 +48,9 @@ class Stopwatch:
         self._real, self._trivial = parallel.make_runner(kind), trivial
         self.runner = self._real._replace(compile=self._compile)
 
-    def _compile(self, step, *, donate_state):
+    def _compile(self, step, *, donate_state, constants=0):
         if not donate_state:  # that of evaluation
-            return self._real.compile(step, donate_state=False)
+            return self._real.compile(step, donate_state=False, constants=constants)
 
         def add_one(state, batch):
             _, shapes = jax.eval_shape(step, state, batch)
