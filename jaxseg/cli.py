@@ -24,7 +24,7 @@ from jaxseg import config as config_module
 from jaxseg import parallel
 from jaxseg.config import Config
 
-USAGE_ERROR = 2
+FAILED, USAGE_ERROR = 1, 2  # exit codes; docs/resuming.md says what they mean
 
 
 def run(
@@ -80,13 +80,13 @@ def work() -> Iterator[None]:
                 parallel.initialize(args.coordinator, args.num_processes, args.process_id)
             yield
         except parallel.OtherHostError as error:
-            fail(str(error), code=1)
-        except (ValueError, OSError) as error:
-            fail(explain(error))
-        except jax.errors.JaxRuntimeError as error:
-            if parallel.host()[1] == 1:
+            fail(str(error), code=FAILED)
+        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            if parallel.lost_another(error):
+                fail(f"another host has failed or can't be reached: {error}", code=FAILED)
+            if isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            fail(f"another host has failed or can't be reached: {error}", code=1)
+            fail(explain(error))
 
 
 def _keep_compiled() -> None:

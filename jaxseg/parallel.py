@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg.batch import Batch
 
 AXIS = "replicas"
+# Of gRPC, where the other end has gone.
+_STATUS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
 _SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
@@ -337,6 +341,18 @@ class OtherHostError(ValueError):
     """What a host raises when another one has failed."""
 
 
+def lost_another(error: Exception) -> bool:
+    """Whether an error is what a host sees of another one that has gone.
+
+    XLA raises it as JaxRuntimeError or as ValueError, by where it waits, with the name of a status
+    first; orbax makes it a TimeoutError.
+    """
+    if jax.process_count() == 1:
+        return False
+    of_xla = isinstance(error, ValueError) and re.match(f"({'|'.join(_STATUS)}): ", str(error))
+    return bool(of_xla) or isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+
+
 @contextlib.contextmanager
 def together():
     """A block that all hosts run, and that fails on all if it fails on one."""
@@ -351,15 +367,18 @@ def together():
 
 @contextlib.contextmanager
 def leaving_at_once():
-    """A block whose SystemExit ends this host without waiting for others, which then fail, too."""
+    """A block whose exceptions end this host without waiting for others, which then fail, too."""
     try:
         yield
-    except SystemExit as stop:
+    except BaseException as error:
         if jax.process_count() == 1:
             raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(stop.code)  # JAX would wait for all hosts to leave
+        # JAX would wait for all hosts to leave.
+        os._exit(error.code if isinstance(error, SystemExit) else 1)
 
 
 def wait_for_all(what: str) -> None:

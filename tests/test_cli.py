@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from jaxseg import cli
 
 RUN = """
 import jax
@@ -32,3 +35,40 @@ def test_compiled_programs_are_kept(tmp_path, told):
     kept = tmp_path / "jaxseg" / "compiled"
     assert done.stdout == (f"{kept}\n" if told is None else f"{told}\n")
     assert kept.is_dir() == (told is None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("Timed out while waiting for async_commit_complete barrier."),
+        ValueError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer"),
+        jax.errors.JaxRuntimeError("INTERNAL: Barrier failed because: task is set to ERROR"),
+    ],
+)
+def test_a_host_that_lost_another_can_be_started_again(error, monkeypatch, capsys):
+    """It leaves at once, with one line and not as one whose arguments are wrong."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as left, cli.work():
+        raise error
+    assert left.value.code == cli.FAILED
+    assert capsys.readouterr().err == f"error: another host has failed or can't be reached: {error}\n"
+
+
+def test_arguments_of_one_of_several_are_no_matter_of_another(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as left, cli.work():
+        raise ValueError("steps is 0, but must be at least 1")
+    assert left.value.code == cli.USAGE_ERROR
+    assert capsys.readouterr().err == "error: steps is 0, but must be at least 1\n"
+
+
+def test_a_defect_of_one_of_several_ends_it_at_once(monkeypatch, capsys):
+    """Where JAX would wait for all to leave, before the traceback is seen."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as left, cli.work():
+        raise KeyError("gone")
+    assert left.value.code == cli.FAILED
+    assert "KeyError: 'gone'" in capsys.readouterr().err

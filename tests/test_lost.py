@@ -274,9 +274,7 @@ def test_either_process_may_be_asked_to_stop(root, tmp_path, to):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "victim", [0, pytest.param(1, marks=pytest.mark.xfail(reason="may wait for process 0 in vain"))]
-)
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_of_two_is_killed(root, tmp_path, victim):
     """The other ends, too; supervised, both start again, and the end is the straight run's."""
     options = {**TWO, "steps": 60, "eval_every": 20}
