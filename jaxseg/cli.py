@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import inspect
 import itertools
@@ -24,7 +25,10 @@ from jaxseg import config as config_module
 from jaxseg import parallel
 from jaxseg.config import Config
 
-FAILED, USAGE_ERROR = 1, 2  # exit codes; docs/resuming.md says what they mean
+FAILED, USAGE_ERROR, NO_WAY_ON = 1, 2, 3  # exit codes; docs/resuming.md says what they mean
+# What is missing, forbidden or wrongly named is so the next time, too.
+_STAYS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_STAYS |= {errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EFBIG}
 
 
 def run(
@@ -86,7 +90,18 @@ def work() -> Iterator[None]:
                 fail(f"another host has failed or can't be reached: {error}", code=FAILED)
             if isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            fail(explain(error))
+            fail(explain(error), code=FAILED if _may_pass(error) else USAGE_ERROR)
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is one of reading or writing that may not come again."""
+    if error is None:
+        return False
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:  # as Pillow's of a broken image is
+        return error.errno not in _STAYS
+    return parallel.BEFALLEN.match(str(error)) is not None or _may_pass(error.__cause__)
 
 
 def _keep_compiled() -> None:

@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg.batch import Batch
 
 AXIS = "replicas"
-# Of gRPC, where the other end has gone.
-_STATUS = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
+# How XLA and tensorstore begin to say what befell them, rather than what was wrongly asked for.
+BEFALLEN = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 _SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
@@ -344,13 +344,13 @@ class OtherHostError(ValueError):
 def lost_another(error: Exception) -> bool:
     """Whether an error is what a host sees of another one that has gone.
 
-    XLA raises it as JaxRuntimeError or as ValueError, by where it waits, with the name of a status
-    first; orbax makes it a TimeoutError.
+    XLA raises it as JaxRuntimeError or as ValueError, by where it waits; orbax makes it a
+    TimeoutError.
     """
     if jax.process_count() == 1:
         return False
-    of_xla = isinstance(error, ValueError) and re.match(f"({'|'.join(_STATUS)}): ", str(error))
-    return bool(of_xla) or isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+    of_xla = isinstance(error, ValueError) and BEFALLEN.match(str(error)) is not None
+    return of_xla or isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
 
 
 @contextlib.contextmanager

@@ -6,15 +6,15 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def supervise(
-    command: Sequence[str], checkpoints: pathlib.Path, *, retries: int, usage_error: int
+    command: Sequence[str], checkpoints: pathlib.Path, *, retries: int, final: Collection[int]
 ) -> int:
     """Runs a command until it ends well, and returns its exit code.
 
-    After a crash (a signal, or an exit code that is neither 0 nor `usage_error`) it is started
+    After a crash (a signal, or an exit code that is neither 0 nor one of `final`) it is started
     again, and goes on from its newest checkpoint: at most so many `retries` in a row without a
     checkpoint newer than before. SIGTERM, SIGINT and SIGHUP are passed on, and no restart follows.
     """
@@ -40,7 +40,7 @@ def supervise(
             if asked:  # before there was a child to pass it on to
                 child.terminate()
             code = child.wait()
-            if code in (0, usage_error) or asked:
+            if code in (0, *final) or asked:
                 return code if code >= 0 else 128 - code
             reached = _newest(checkpoints)
             tries = 1 if reached > newest else tries + 1

@@ -440,7 +440,10 @@ def define_flags() -> None:
         "allow_config_change", False, "Resume even if the config is not the one it began with."
     )
     flags.DEFINE_integer(
-        "retries", 0, "Restart after a crash, at most so often in a row without a newer checkpoint."
+        "retries",
+        0,
+        "Restart after a crash, at most so often in a row without a newer checkpoint; not after exit "
+        "code 2 (options or data that can't be used) or 3 (a loss that is not finite).",
     )
     flags.DEFINE_integer(
         "profile", 0, "Trace so many steps, after compilation, into profile/ of the workdir."
@@ -462,7 +465,7 @@ def main() -> None:
             [sys.executable, *again],
             workdir / "checkpoints",
             retries=args.retries,
-            usage_error=cli.USAGE_ERROR,
+            final=(cli.USAGE_ERROR, cli.NO_WAY_ON),
         )
         sys.exit(code)
     with cli.work():
@@ -479,12 +482,12 @@ def main() -> None:
                 profile=args.profile,
             )
         except NotFiniteError as error:
-            cli.fail(str(error), code=1)
+            cli.fail(str(error), code=cli.NO_WAY_ON)  # it would come to the same again
         except OSError as error:
             if not disk_is_full(error):
                 raise
             what = f"{cli.explain(error)}. Make room for {workdir}, and start again to go on"
-            cli.fail(what, code=1)
+            cli.fail(what, code=cli.FAILED)
 
 
 if __name__ == "__main__":

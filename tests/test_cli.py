@@ -1,13 +1,16 @@
 """What all commands share."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import jax
 import pytest
+from PIL import UnidentifiedImageError
 
 from jaxseg import cli
+from jaxseg.data import DataError
 
 RUN = """
 import jax
@@ -52,7 +55,31 @@ def test_a_host_that_lost_another_can_be_started_again(error, monkeypatch, capsy
     with pytest.raises(SystemExit) as left, cli.work():
         raise error
     assert left.value.code == cli.FAILED
-    assert capsys.readouterr().err == f"error: another host has failed or can't be reached: {error}\n"
+    said = capsys.readouterr().err
+    assert said == f"error: another host has failed or can't be reached: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.EIO, "Input/output error", "metrics.jsonl"), 1),
+        (OSError(errno.ESTALE, "Stale file handle", "image.png"), 1),
+        (TimeoutError("timed out"), 1),
+        (ValueError("UNKNOWN: Failed to write: [OS error 5: EIO Input/output error]"), 1),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "data"), 2),
+        (OSError(errno.EROFS, "Read-only file system", "runs"), 2),
+        (UnidentifiedImageError("cannot identify image file"), 2),
+        (ValueError("steps is 0, but must be at least 1"), 2),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error, code):
+    """Of the file system, also where it is the cause of what is said of a file."""
+    caused = DataError("image.png can't be read")
+    caused.__cause__ = error
+    for raised in (error, caused):
+        with pytest.raises(SystemExit) as left, cli.work():
+            raise raised
+        assert left.value.code == code
 
 
 def test_arguments_of_one_of_several_are_no_matter_of_another(monkeypatch, capsys):

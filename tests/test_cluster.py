@@ -73,7 +73,7 @@ def test_manifest_fits_together():
     assert f"--num_processes={spec['completions']} " in script
     assert spec["parallelism"] == spec["completions"]
     fail, _ = spec["podFailurePolicy"]["rules"]
-    assert fail["onExitCodes"]["values"] == [cli.USAGE_ERROR]
+    assert fail["onExitCodes"]["values"] == [cli.USAGE_ERROR, cli.NO_WAY_ON]
     assert fail["onExitCodes"]["containerName"] == container["name"]
     assert pod["restartPolicy"] == "Never"  # which podFailurePolicy needs
     mounts = [mount["name"] for mount in container["volumeMounts"]]

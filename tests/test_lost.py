@@ -108,7 +108,7 @@ sys.exit(1)
 """
     folder = tmp_path / "checkpoints"
     command = [sys.executable, "-c", script, str(folder)]
-    assert supervise.supervise(command, folder, retries=2, usage_error=2) == 1
+    assert supervise.supervise(command, folder, retries=2, final=(2, 3)) == 1
     lines = capfd.readouterr().err.splitlines()
     assert lines == [
         "training ended with exit code 1; starting again (try 1 of 2) from checkpoint 1",
@@ -120,11 +120,11 @@ sys.exit(1)
     ]
 
 
-@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("code", [0, 2, 3])
 def test_a_supervisor_lets_be(tmp_path, capfd, code):
-    """What ended well, and arguments that won't get better."""
+    """What ended well, and what would come to the same again."""
     command = [sys.executable, "-c", f"raise SystemExit({code})"]
-    assert supervise.supervise(command, tmp_path, retries=3, usage_error=2) == code
+    assert supervise.supervise(command, tmp_path, retries=3, final=(2, 3)) == code
     assert capfd.readouterr().err == ""
 
 
@@ -145,7 +145,7 @@ time.sleep(60)
         outer = (
             "import pathlib, sys\nfrom jaxseg.supervise import supervise\n"
             f"sys.exit(supervise({inner!r}, pathlib.Path({str(tmp_path)!r}), retries=3, "
-            "usage_error=2))"
+            "final=(2, 3)))"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         run = subprocess.Popen([sys.executable, "-c", outer], env=environment)
