@@ -48,6 +48,7 @@ from jaxseg.profile import Profile
 from jaxseg.report import Report, score_table
 from jaxseg.supervise import supervise
 
+DONE = "done"  # the file of a workdir whose run has come to its end
 _AT_ONCE = 2.0  # seconds
 
 
@@ -70,8 +71,9 @@ def train(
     """Trains, or goes on training, until `config.steps`; returns the best checkpoint's scores.
 
     Everything is kept in `workdir`: `config.json`, `metrics.jsonl`, TensorBoard events,
-    `pictures/` and `checkpoints/`. On SIGTERM or SIGINT the step in progress is finished and
-    saved, and the scores are those so far. The first host traces `profile` steps, if any.
+    `pictures/`, `checkpoints/` and, when the run has come to its end, `done`. On SIGTERM or SIGINT
+    the step in progress is finished and saved, and the scores are those so far. The first host
+    traces `profile` steps, if any.
 
     Raises ValueError or OSError for a config, data or workdir that can't be used, and
     NotFiniteError when the loss is no longer finite; unless `config.not_finite` is "skip", with
@@ -155,6 +157,8 @@ def _train(config, workdir, allow_config_change, profile, console, interruption)
     traced = Profile(workdir, start=start, steps=profile if primary else 0)
     with contextlib.closing(saved), contextlib.closing(report), contextlib.closing(traced):
         ends_early = _is_out_of_patience(workdir, config)
+        if primary and start < config.steps and not ends_early:
+            (workdir / DONE).unlink(missing_ok=True)  # of fewer steps, or of less patience
         host, hosts = runner.share
         batches = data.batches(
             training.source,
@@ -222,6 +226,10 @@ def _train(config, workdir, allow_config_change, profile, console, interruption)
         saved.wait()
         best = saved.best_step()
         scores = {} if best is None else saved.scores(best)
+
+    if primary and (step >= config.steps or ends_early):
+        (workdir / DONE).touch()
+    parallel.wait_for_all("said whether it is done")  # before a host leaves, whose script may look
 
     if profile:
         _say(console, f"profile          {traced.directory}; to see it: pip install xprof, then")
@@ -442,8 +450,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "retries",
         0,
-        "Restart after a crash, at most so often in a row without a newer checkpoint; not after exit "
-        "code 2 (options or data that can't be used) or 3 (a loss that is not finite).",
+        "Restart after a crash, at most so often in a row without a newer checkpoint; not after "
+        "exit code 2 (options or data that can't be used) or 3 (a loss that is not finite).",
     )
     flags.DEFINE_integer(
         "profile", 0, "Trace so many steps, after compilation, into profile/ of the workdir."

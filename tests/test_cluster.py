@@ -86,7 +86,7 @@ def test_manifest_fits_together():
 # In place of python: takes a while, unless it gets SIGTERM, and leaves with CODE.
 TRAINING = """#!/bin/sh
 trap 'echo stopped; exit $CODE' TERM
-[ -n "$DONE" ] && mkdir -p "$DONE" && exit $CODE
+[ -n "$DONE" ] && mkdir -p "$DONE" && touch "$DONE/done" && exit $CODE
 echo begun
 for _ in $(seq 600); do sleep 0.1; done
 """
@@ -125,12 +125,12 @@ def outcome(command, folder, stop, **environment):
     ("done", "code", "wanted"), [(True, 0, 0), (False, 0, 75), (True, 2, 2), (False, 1, 1)]
 )
 def test_pods_succeed_when_all_is_done(done, code, wanted, tmp_path):
-    """SIGTERM reaches the training, which may leave with 0 though its last step is not saved."""
+    """SIGTERM reaches the training, which may leave with 0 though it is not done."""
     *_, container = manifest()
     stand_in(tmp_path, "python", TRAINING)
     values = {x["name"]: x["value"] for x in container["env"]} | {"WORKDIR": str(tmp_path / "run")}
     values |= {"JOB_COMPLETION_INDEX": "0", "CODE": str(code)}
-    values["DONE"] = f"{tmp_path}/run/checkpoints/{values['STEPS']}" if done else ""
+    values["DONE"] = values["WORKDIR"] if done else ""
     stop = None if done else (lambda run: run.send_signal(signal.SIGTERM))
     found, text = outcome(container["command"], tmp_path, stop, **values)
     assert (found, "stopped" in text) == (wanted, not done)
@@ -149,7 +149,7 @@ def test_jobs_are_queued_until_all_is_done(done, code, queued, tmp_path):
     def stop(run):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
 
-    values = {"SLURM_JOB_ID": "7", "CODE": str(code), "DONE": "runs/slurm/checkpoints/2000"}
+    values = {"SLURM_JOB_ID": "7", "CODE": str(code), "DONE": "runs/slurm"}
     if not done:
         values["DONE"] = ""
     found, text = outcome(["bash", str(SLURM)], tmp_path, None if done else stop, **values)

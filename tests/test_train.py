@@ -273,7 +273,8 @@ def test_workdir(straight, root):
     """The config, pictures, checkpoints and TensorBoard's events are where they belong."""
     workdir, _, _ = straight
     names = {path.name for path in workdir.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "tensorboard", "pictures", "checkpoints"}
+    files = {"config.json", "metrics.jsonl", "done"}
+    assert names == files | {"tensorboard", "pictures", "checkpoints"}
     stored = jaxseg.config.from_dict(json.loads((workdir / "config.json").read_text()))
     assert stored == make_config(root)
     best = max(
@@ -349,6 +350,38 @@ def test_resume_a_finished_run(straight, finished, root):
     assert_board_shows(finished)
 
 
+def test_done_is_what_has_come_to_its_end(root, tmp_path):
+    """By all steps or for want of patience; not what goes on, or was asked to stop."""
+    done = tmp_path / "done"
+    seen = []
+
+    class Screen(io.StringIO):
+        def write(self, text):
+            if text.startswith("step ") and "validation" in text:
+                seen.append(done.exists())
+            return super().write(text)
+
+    def run(**changes):
+        seen.clear()
+        small = {"data.image_size": (16, 16), "model.widths": (4,), "optim.warmup_steps": 1}
+        options = {"steps": 2, "eval_every": 1, "checkpoint_every": 1, "pictures": 0}
+        config = make_config(root, **small, **(options | changes))
+        train(config, tmp_path, allow_config_change=True, console=Console(file=Screen()))
+        return seen
+
+    assert run() == [False, False]
+    assert done.exists()
+    assert run(steps=3) == [False]
+    assert done.exists()
+    # With a learning rate of 0 it will no longer become better.
+    changes = {"steps": 40, "patience": 1, "optim.learning_rate": 0.0}
+    assert 0 < len(run(**changes)) < 30
+    assert not any(seen)
+    done.unlink()  # as if it had been killed just before
+    assert run(**changes) == []
+    assert done.exists()
+
+
 def test_kill_and_resume(straight, root, tmp_path):
     """kill -9 at random moments and during saves: the end is that of the undisturbed run."""
     workdir = tmp_path / "run"
@@ -412,6 +445,7 @@ def test_stop_and_resume(straight, root, tmp_path, number):
     assert 2 <= at < STEPS
     assert (workdir / "checkpoints" / str(at)).is_dir()
     assert records(workdir)[-1]["step"] == at
+    assert not (workdir / "done").exists()
     python, *args = shlex.split(command)
     assert shutil.which(python)
     assert args == ["-m", "jaxseg.train", f"--workdir={workdir}"]
