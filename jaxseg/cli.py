@@ -123,8 +123,8 @@ def fail(message: str, code: int = USAGE_ERROR) -> typing.NoReturn:
 def explain(error: Exception) -> str:
     """An exception as one line for the user; -v=1 logs the traceback besides."""
     logging.debug("Traceback:", exc_info=error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename is not None else "")
     return str(error) or type(error).__name__
 
 

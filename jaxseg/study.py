@@ -6,7 +6,6 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import fcntl
 import functools
 import itertools
 import json
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import jaxseg.config
 from jaxseg import cli, writing
 from jaxseg.config import Config
+from jaxseg.lock import Lock
 
 JOURNAL, LOCKS, PLAN = "journal", "locks", "sweep.json"
 _KINDS = {name: kind for name, kind, *_ in cli.fields(Config)}
@@ -164,41 +164,6 @@ class Plan(NamedTuple):
             raise ValueError("--trials goes with ranges; of lists all combinations are tried")
         if not self.grid and (self.trials is None or self.trials < 1):
             raise ValueError("--trials is missing: how many points of the ranges to try, 1 or more")
-
-
-class Lock:
-    """A file that one process at a time holds; of one that dies, the system takes it back.
-
-    A child process that inherits the `fileno` holds it, too.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-
-    def acquire(self, *, blocking: bool = True) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(self._path.open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
-            except BlockingIOError:
-                return False
-            undo.pop_all()
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        self._file.close()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def __enter__(self) -> Lock:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.release()
 
 
 def settle(workdir: pathlib.Path, plan: Plan | None) -> Plan:

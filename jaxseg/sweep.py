@@ -37,7 +37,8 @@ from rich.console import Console
 import jaxseg.config
 from jaxseg import cli, history, scorecard, writing
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better
-from jaxseg.study import Lock, Plan, Study, Trial, replaced, settle
+from jaxseg.lock import Lock
+from jaxseg.study import Plan, Study, Trial, replaced, settle
 
 LOG, RESULT = "train.log", "result.json"
 _SIGNALS = 128  # beyond which an exit code is that of a signal, as shells have it

@@ -44,11 +44,13 @@ from jaxseg import (
 from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
+from jaxseg.lock import Lock, claim
 from jaxseg.profile import Profile
 from jaxseg.report import Report, score_table
 from jaxseg.supervise import supervise
 
 DONE = "done"  # the file of a workdir whose run has come to its end
+_LOCK = "lock"  # and of one in which a process trains
 _AT_ONCE = 2.0  # seconds
 
 
@@ -75,15 +77,17 @@ def train(
     the step in progress is finished and saved, and the scores are those so far. The first host
     traces `profile` steps, if any.
 
-    Raises ValueError or OSError for a config, data or workdir that can't be used, and
-    NotFiniteError when the loss is no longer finite; unless `config.not_finite` is "skip", with
-    which it begins anew at the last checkpoint and leaves out the batch, as does any later start.
+    Raises ValueError or OSError for a config, data or workdir that can't be used, BlockingIOError
+    for one in which another process trains, and NotFiniteError when the loss is no longer finite;
+    unless `config.not_finite` is "skip", with which it begins anew at the last checkpoint and
+    leaves out the batch, as does any later start.
     """
     # From here on a signal is a wish to stop, so that it can't be lost while things are set up.
-    with _Interruption() as interruption:
+    with _Interruption() as interruption, Lock(pathlib.Path(workdir, _LOCK)).later() as lock:
+        run = functools.partial(_train, config, workdir, allow_config_change, profile, console)
         while True:
             try:
-                return _train(config, workdir, allow_config_change, profile, console, interruption)
+                return run(interruption, lock)
             except NotFiniteError as error:
                 known = skips.read(pathlib.Path(workdir))
                 if config.not_finite != "skip" or skips.too_many(known, error.step):
@@ -93,7 +97,7 @@ def train(
                     skips.add(pathlib.Path(workdir), error.step, error.why)
 
 
-def _train(config, workdir, allow_config_change, profile, console, interruption):
+def _train(config, workdir, allow_config_change, profile, console, interruption, lock):
     primary, (_, processes) = parallel.is_primary(), parallel.host()
     console = console if console and primary else Console(quiet=not primary)
     workdir = pathlib.Path(workdir).absolute()
@@ -115,7 +119,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption)
 
     with parallel.together():
         if primary:
-            _claim(workdir, config, allow_config_change, console)
+            _claim(workdir, config, allow_config_change, console, lock)
     saved = Checkpoints(
         workdir / "checkpoints",
         keep_latest=config.keep_latest,
@@ -310,10 +314,13 @@ def _is_out_of_patience(workdir: pathlib.Path, config: Config) -> bool:
     return parallel.any_host(ends)
 
 
-def _claim(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
-    """Makes the workdir this run's, or refuses if it is that of a run with another config."""
+def _claim(
+    workdir: pathlib.Path, config: Config, allow_change: bool, console: Console, lock: Lock
+) -> None:
+    """Makes the workdir this process's; refuses one that is another's, or has another config."""
     path = workdir / CONFIG_FILE
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    claim(lock, f"another process trains in {workdir}; wait for it or end it, and start again")
     if path.exists():
         changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
         begun = any((workdir / "checkpoints").iterdir())  # else there is nothing to lose

@@ -1,5 +1,6 @@
 """What befalls a run, and what is left of it: full disks, crashes, batches that can't be used."""
 
+import errno
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import chex
@@ -33,7 +35,7 @@ from test_train import (
 )
 from test_train import root as root
 
-from jaxseg import skips, supervise
+from jaxseg import lock, skips, supervise
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.evaluate import make_init, make_model
 from jaxseg.train import NotFiniteError, train
@@ -216,6 +218,55 @@ def test_too_many_skips_stop(root, tmp_path):
     options = {**SMALL, "steps": 12, "loss": (("cross_entropy", math.inf),), "not_finite": "skip"}
     with pytest.raises(NotFiniteError, match="stopped at step 11"):
         train(make_config(root, **options), tmp_path, console=Console(file=io.StringIO()))
+
+
+def test_two_do_not_train_in_one_workdir(root, tmp_path, monkeypatch):
+    """The second waits for the first to be gone, and says whose workdir it is if it stays."""
+    config = make_config(root, **{**SMALL, "steps": 1, "optim.warmup_steps": 0})
+    console = Console(file=io.StringIO())
+    monkeypatch.setattr(lock, "_DYING", 1.0)
+    with lock.Lock(tmp_path / "lock"):
+        begun = time.monotonic()
+        with pytest.raises(BlockingIOError, match=f"another process trains in {tmp_path}; "):
+            train(config, tmp_path, console=console)
+        assert time.monotonic() - begun > 1.0
+    assert not (tmp_path / "metrics.jsonl").exists()
+    monkeypatch.setattr(lock, "_DYING", 60.0)
+    dying = lock.Lock(tmp_path / "lock")
+    dying.acquire()
+    threading.Timer(0.5, dying.release).start()
+    train(config, tmp_path, console=console)
+    assert (tmp_path / "done").exists()
+    with lock.Lock(tmp_path / "lock") as free:  # after it
+        assert free.held
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_systems_without_locks(tmp_path, monkeypatch, number):
+    """Are trained on all the same; another error is one."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    lock.claim(lock.Lock(tmp_path / "lock"), "")
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        lock.claim(lock.Lock(tmp_path / "lock"), "")
+
+
+def test_a_lock_goes_with_its_process(tmp_path):
+    """Killed, it leaves the file, but nobody holds it."""
+    script = "import sys, time; from pathlib import Path; from jaxseg.lock import Lock\n"
+    script += "Lock(Path(sys.argv[1])).acquire(); print(1, flush=True); time.sleep(60)"
+    path = tmp_path / "lock"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert not lock.Lock(path).acquire(blocking=False)
+        process.kill()
+    assert lock.Lock(path).acquire(blocking=False)
 
 
 def test_a_workdir_that_can_only_be_read(root, mounted, tmp_path):

@@ -273,7 +273,7 @@ def test_workdir(straight, root):
     """The config, pictures, checkpoints and TensorBoard's events are where they belong."""
     workdir, _, _ = straight
     names = {path.name for path in workdir.iterdir()}
-    files = {"config.json", "metrics.jsonl", "done"}
+    files = {"config.json", "metrics.jsonl", "done", "lock"}
     assert names == files | {"tensorboard", "pictures", "checkpoints"}
     stored = jaxseg.config.from_dict(json.loads((workdir / "config.json").read_text()))
     assert stored == make_config(root)
