@@ -330,6 +330,17 @@ def host() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def from_primary(text: str) -> str:
+    """What the primary says, on all hosts, which must ask together."""
+    if jax.process_count() == 1:
+        return text
+    said = np.frombuffer(text.encode(), np.uint8)
+    # First how long it is, since all hosts have to bring an array of the same shape.
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(said.size)))
+    own = said if is_primary() else np.zeros(size, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(own))).decode()
+
+
 def any_host(flag: bool) -> bool:
     """Whether the flag is set on any host; all hosts must ask together."""
     if jax.process_count() == 1:

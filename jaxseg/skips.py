@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 import pathlib
 
-from jaxseg import writing
+from jaxseg import parallel, writing
 
 FILE = "skipped_steps.json"
 _MOST, _WITHIN = 10, 100  # skips among so many steps; more of them are no matter of a batch
 
 
 def read(workdir: pathlib.Path) -> dict[int, str]:
-    """The steps that a run skips, and why."""
+    """The steps that a run skips, and why; all hosts must ask together.
+
+    The primary reads, and tells the others, who may not see yet what it wrote.
+    """
+    text = ""
+    with parallel.together():
+        if parallel.is_primary():
+            text = json.dumps(_kept(workdir))
+    return {int(step): why for step, why in json.loads(parallel.from_primary(text)).items()}
+
+
+def _kept(workdir: pathlib.Path) -> dict[str, str]:
     path = workdir / FILE
-    if not path.exists():
-        return {}
-    return {int(step): why for step, why in json.loads(path.read_text()).items()}
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def add(workdir: pathlib.Path, step: int, why: str) -> None:
-    """Keeps one more, for this start and all later ones."""
-    found = {**read(workdir), step: why}
+    """Keeps one more, for this start and all later ones; the primary alone must do so."""
+    found = {**_kept(workdir), step: why}
     with writing.whole(workdir / FILE) as fresh:
         fresh.write_text(json.dumps(found, indent=2) + "\n")
 

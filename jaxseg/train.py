@@ -92,7 +92,6 @@ def train(
                 known = skips.read(pathlib.Path(workdir))
                 if config.not_finite != "skip" or skips.too_many(known, error.step):
                     raise
-                parallel.wait_for_all("read the skipped steps")
                 if parallel.is_primary():
                     skips.add(pathlib.Path(workdir), error.step, error.why)
 

@@ -28,6 +28,7 @@ from test_train import (
     count_records,
     ends,
     final_state,
+    free_port,
     make_config,
     one_error_line,
     records,
@@ -191,6 +192,65 @@ def test_a_batch_is_skipped(root, tmp_path, devices):
     with Run(tmp_path / "again", *args, f"--workdir={older}", devices=devices) as run:
         assert run.wait()[0] == 0, run.text()
     assert_same_run(older, workdir)
+
+
+def test_hosts_skip_what_the_primary_reads(tmp_path):
+    """Though another sees the file as it was before, as on a file system that is not yet alike."""
+    script = """
+import pathlib, sys
+import jax
+coordinator, index, folder = sys.argv[1:]
+jax.distributed.initialize(coordinator, 2, int(index))
+from jaxseg import parallel, skips
+folder = pathlib.Path(folder, index)
+folder.mkdir()
+print(skips.read(folder))
+if parallel.is_primary():
+    skips.add(folder, 5, "the loss is ∞")
+print(skips.read(folder))
+"""
+    address = f"localhost:{free_port()}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, address, str(index), str(tmp_path)],
+            env={**environment, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for said, errors, code in ends(runs):
+        assert code == 0, errors
+        assert said.splitlines()[-2:] == ["{}", "{5: 'the loss is ∞'}"]
+
+
+@pytest.mark.long
+def test_two_processes_skip_as_one(root, tmp_path):
+    """With the skips of one process, and its numbers to rounding; from an older checkpoint, too."""
+    args = arguments(root, **SMALL, **OVERFLOW, log_every=1, keep_latest=9)
+    alone = tmp_path / "alone"
+    with Run(tmp_path / "out", *args, f"--workdir={alone}", devices=2) as run:
+        assert run.wait()[0] == 0, run.text()
+    workdir = tmp_path / "run"
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={workdir}")):
+        assert code == 0, errors
+    assert list(skips.read(workdir)) == list(skips.read(alone)) == [5]
+    assert_board_shows(workdir)
+    numbers = [
+        [{name: x for name, x in line.items() if name != "skipped"} for line in records(each)]
+        for each in (workdir, alone)
+    ]
+    for found, wanted in zip(*numbers, strict=True):
+        assert found == pytest.approx(wanted, rel=2e-3)
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    for at in (6, 8, 9):
+        shutil.rmtree(again / "checkpoints" / str(at), ignore_errors=True)
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={again}")):
+        assert code == 0, errors
+    assert_same_run(again, workdir)
 
 
 def test_a_skipped_step_leaves_the_state(root, tmp_path):

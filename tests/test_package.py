@@ -67,7 +67,7 @@ ROOMS = {
     "board": set(),
     "loggers": {"board", "config", "writing"},
     "report": {"config", "loggers", "writing"},
-    "skips": {"writing"},
+    "skips": {"parallel", "writing"},
     "supervise": set(),
     "profile": set(),
     "history": {"report"},
