@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Collection, Sequence
 
+from jaxseg.interruption import NOTHING
+
 
 def supervise(
     command: Sequence[str], checkpoints: pathlib.Path, *, retries: int, final: Collection[int]
@@ -17,12 +19,13 @@ def supervise(
     After a crash (a signal, or an exit code that is neither 0 nor one of `final`) it is started
     again, and goes on from its newest checkpoint: at most so many `retries` in a row without a
     checkpoint newer than before. SIGTERM, SIGINT and SIGHUP are passed on, and no restart follows.
+    A command that the first of them kills could not heed it yet, and has nothing to save.
     """
-    child, asked = None, False
+    child, asked = None, 0
 
     def forward(number, frame):
         nonlocal asked
-        asked = True
+        asked += 1
         if child is not None and child.poll() is None:
             # A run saves at SIGTERM, but ends at once when its terminal is closed.
             child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
@@ -40,6 +43,9 @@ def supervise(
             if asked:  # before there was a child to pass it on to
                 child.terminate()
             code = child.wait()
+            if asked == 1 and code in (-signal.SIGTERM, -signal.SIGINT):
+                _say(NOTHING)
+                return 0
             if code in (0, *final) or asked:
                 return code if code >= 0 else 128 - code
             reached = _newest(checkpoints)

@@ -16,9 +16,7 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
 
 import jax
@@ -44,6 +42,7 @@ from jaxseg import (
 from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
 from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
+from jaxseg.interruption import Interruption
 from jaxseg.lock import Lock, claim
 from jaxseg.profile import Profile
 from jaxseg.report import Report, score_table
@@ -51,7 +50,6 @@ from jaxseg.supervise import supervise
 
 DONE = "done"  # the file of a workdir whose run has come to its end
 _LOCK = "lock"  # and of one in which a process trains
-_AT_ONCE = 2.0  # seconds
 
 
 class NotFiniteError(RuntimeError):
@@ -82,8 +80,14 @@ def train(
     unless `config.not_finite` is "skip", with which it begins anew at the last checkpoint and
     leaves out the batch, as does any later start.
     """
-    # From here on a signal is a wish to stop, so that it can't be lost while things are set up.
-    with _Interruption() as interruption, Lock(pathlib.Path(workdir, _LOCK)).later() as lock:
+    with Interruption() as interruption:
+        return _go_on(interruption, config, workdir, allow_config_change, profile, console)
+
+
+def _go_on(interruption, config, workdir, allow_config_change, profile, console=None):
+    """`train`, also for one who was interrupted before."""
+    interruption.has_begun()
+    with Lock(pathlib.Path(workdir, _LOCK)).later() as lock:
         run = functools.partial(_train, config, workdir, allow_config_change, profile, console)
         while True:
             try:
@@ -378,38 +382,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-class _Interruption:
-    """Turns the first SIGTERM or SIGINT into a wish to stop; one that comes later acts as ever.
-
-    Not one that comes at once: what ends a job may signal a supervisor and what it started, which
-    then gets the signal from both.
-    """
-
-    def __init__(self):
-        self.asked = False
-        self._before = {}
-
-    def __enter__(self):
-        # Only the main thread may set handlers; elsewhere signals act as ever.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number, frame):
-        now = time.monotonic()
-        if not self.asked:
-            self.asked, self._since = True, now
-        elif now - self._since > _AT_ONCE:
-            self.__exit__()
-            signal.raise_signal(number)
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
 class _Clock:
     """The speed since the last restart, and how much of the time the devices waited for batches."""
 
@@ -482,19 +454,15 @@ def main() -> None:
             final=(cli.USAGE_ERROR, cli.NO_WAY_ON),
         )
         sys.exit(code)
-    with cli.work():
+    with Interruption() as interruption, cli.work():
         try:
             if args.dry_run:
                 dry_run.show(_config(workdir), workdir, Console())
                 return
             if args.profile < 0:
                 raise ValueError(f"--profile is {args.profile}, but must be a number of steps")
-            train(
-                _config(workdir),
-                workdir,
-                allow_config_change=args.allow_config_change,
-                profile=args.profile,
-            )
+            config = _config(workdir)
+            _go_on(interruption, config, workdir, args.allow_config_change, args.profile)
         except NotFiniteError as error:
             cli.fail(str(error), code=cli.NO_WAY_ON)  # it would come to the same again
         except OSError as error:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from test_train import (
 )
 from test_train import root as root
 
-from jaxseg import lock, skips, supervise
+from jaxseg import interruption, lock, skips, supervise
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.evaluate import make_init, make_model
 from jaxseg.train import NotFiniteError, train
@@ -156,6 +157,44 @@ time.sleep(60)
             time.sleep(0.01)
         run.send_signal(number)
         assert run.wait(20) == (how == "badly")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_training_begins(tmp_path, number):
+    """While it waits for a process that never comes, in code that isn't Python's."""
+    args = ["--num_processes=2", "--process_id=1", f"--workdir={tmp_path / 'run'}"]
+    with socket.socket() as silent:
+        silent.bind(("localhost", 0))
+        silent.listen()  # and answers nothing
+        port = silent.getsockname()[1]
+        with Run(tmp_path / "out", f"--coordinator=localhost:{port}", *args) as run:
+            silent.accept()  # now it waits
+            begun = time.monotonic()
+            run.signal(number)
+            code, stdout, stderr = run.wait(30)
+    assert time.monotonic() - begun < 10
+    assert (code, stdout, stderr) == (0, f"{interruption.NOTHING}\n", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_before_a_supervised_command_can_heed_it(tmp_path):
+    """Ends well, as the first signal that kills the child found nothing to save."""
+    ready = tmp_path / "ready"
+    script = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    outer = (
+        "import pathlib, sys\nfrom jaxseg.supervise import supervise\n"
+        f"sys.exit(supervise({[sys.executable, '-c', script]!r}, pathlib.Path('x'), retries=3, "
+        "final=(2, 3)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.Popen(
+        [sys.executable, "-c", outer], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not ready.exists():
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    assert run.communicate(timeout=20)[1] == f"{interruption.NOTHING}\n"
+    assert run.returncode == 0
 
 
 # The weight of step 5, counted from 1, is so large that the norm of the gradient overflows.
