@@ -53,8 +53,8 @@ class Checkpoints:
     orbax restores flipped bits silently. `restore_latest` falls back to the newest checkpoint that
     is whole, and moves damaged ones aside.
 
-    A full disk is a FullDiskError, at the latest of `close`. With `on_full_disk`, `save` tells it
-    that instead, and goes without the checkpoint.
+    A full disk is a FullDiskError, at the latest of `close`. With `on_full_disk`, `save` and
+    `settle` tell it that instead, and go without the checkpoint.
     """
 
     def __init__(
@@ -118,9 +118,7 @@ class Checkpoints:
                     self._manager.save(step, args=items, metrics=scores, force=True)
                 break
             except FullDiskError as error:
-                if self._on_full_disk is None:
-                    raise
-                self._on_full_disk(error.strerror)
+                self._do_without(error)
 
     def restore_latest(self, template: Any) -> tuple[int, Any] | None:
         """The step and state of the newest whole checkpoint, or None if there never was one.
@@ -198,6 +196,18 @@ class Checkpoints:
         """Returns when everything saved so far is safe on disk."""
         with self._writing():
             self._manager.wait_until_finished()
+
+    def settle(self) -> None:
+        """Returns when nothing is being written any more."""
+        try:
+            self.wait()
+        except FullDiskError as error:
+            self._do_without(error)
+
+    def _do_without(self, error: FullDiskError) -> None:
+        if self._on_full_disk is None:
+            raise error
+        self._on_full_disk(error.strerror)
 
     def close(self) -> None:
         if "_manager" in vars(self):

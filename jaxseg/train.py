@@ -205,7 +205,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
             for at, scalars in pending:
                 values = {name: float(x) for name, x in parallel.on_host(scalars).items()}
                 if not all(map(math.isfinite, values.values())):
-                    saved.wait()
+                    saved.settle()
                     rows = training.positions()[at - 1].tolist()
                     names = [training.source.name(index) for index, _ in rows]
                     why = _not_finite(values, names)

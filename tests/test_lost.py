@@ -18,6 +18,7 @@ import time
 import chex
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 from test_train import (
@@ -401,6 +402,26 @@ def test_a_full_disk_is_let_be(mounted):
     assert step == 3
     np.testing.assert_array_equal(found["weights"], last["weights"])
     assert [path.name for path in disk.iterdir()] == ["3"]
+
+
+def test_a_full_disk_before_a_skip(root, tmp_path, monkeypatch):
+    """With "go_on", the checkpoint that was being written is done without, and the skip goes on."""
+    full = iter([False, True])  # the first is that of the save itself
+    wait = ocp.CheckpointManager.wait_until_finished
+
+    def no_room_once(manager):
+        wait(manager)
+        if next(full, False):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", no_room_once)
+    options = {**SMALL, **OVERFLOW, "steps": 6, "eval_every": 6, "checkpoint_every": 3}
+    screen = io.StringIO()
+    config = make_config(root, **options, log_every=6, disk_full="go_on")
+    train(config, tmp_path, console=Console(file=screen, width=500))
+    assert "the disk is full, so that a checkpoint can't be saved" in screen.getvalue()
+    assert list(skips.read(tmp_path)) == [5]
+    assert final_state(tmp_path)[0][0] == 6
 
 
 TWO = {**SMALL, "steps": 200, "eval_every": 100, "checkpoint_every": 4, "log_every": 4}
