@@ -445,9 +445,9 @@ def test_either_process_may_be_asked_to_stop(root, tmp_path, to):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("victim", [0, 1])
-def test_one_of_two_is_killed(root, tmp_path, victim):
-    """The other ends, too; supervised, both start again, and the end is the straight run's."""
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 1)])
+def test_of_two_some_are_killed(root, tmp_path, victims):
+    """Another ends, too; supervised, both start again, and the end is the straight run's."""
     options = {**TWO, "steps": 60, "eval_every": 20}
     args = arguments(root, **options)
     for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={tmp_path / 'straight'}")):
@@ -456,13 +456,37 @@ def test_one_of_two_is_killed(root, tmp_path, victim):
     runs = start(by_hand(2), *args, f"--workdir={workdir}", "--retries=5")
     while count_records(workdir) < 3 and runs[0].poll() is None:
         time.sleep(0.01)
-    (child,) = children(runs[victim].pid)
-    os.kill(child, signal.SIGKILL)
+    for victim in victims:
+        (child,) = children(runs[victim].pid)
+        os.kill(child, signal.SIGKILL)
     for _, errors, code in ends(runs):
         assert code == 0, errors
         assert "starting again (try 1 of 5)" in errors
     assert_same_run(workdir, tmp_path / "straight")
     assert_board_shows(workdir)
+
+
+@pytest.mark.long
+def test_supervised_processes_are_asked_to_stop(root, tmp_path):
+    """All of them, as a cluster does: both save the same step, end well, and go on to the end."""
+    options = {**TWO, "steps": 60, "eval_every": 20}
+    args = [*arguments(root, **options), "--retries=5"]
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={tmp_path / 'straight'}")):
+        assert code == 0, errors
+    workdir = tmp_path / "run"
+    runs = start(by_hand(2), *args, f"--workdir={workdir}")
+    while count_records(workdir) < 3 and runs[0].poll() is None:
+        time.sleep(0.01)
+    for run in runs:
+        run.send_signal(signal.SIGTERM)
+    (stdout, errors, code), (_, errors2, code2) = ends(runs)
+    assert (code, code2) == (0, 0), errors + errors2
+    assert "starting again" not in errors + errors2
+    assert re.search(r"Stopped after step \d+ of 60, which is saved", stdout)
+    assert not (workdir / "done").exists()
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={workdir}")):
+        assert code == 0, errors
+    assert_same_run(workdir, tmp_path / "straight")
 
 
 def children(pid):
