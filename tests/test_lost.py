@@ -167,6 +167,7 @@ def test_a_stop_before_training_begins(tmp_path, number):
     with socket.socket() as silent:
         silent.bind(("localhost", 0))
         silent.listen()  # and answers nothing
+        silent.settimeout(60)
         port = silent.getsockname()[1]
         with Run(tmp_path / "out", f"--coordinator=localhost:{port}", *args) as run:
             silent.accept()  # now it waits
