@@ -304,6 +304,20 @@ def test_unknown_feature_lists_the_features(nuclei_root, field, key):
         open_source(Data(root=nuclei_root, **{field: key}), "train")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("group", r"patient\d+"), ("split_by", "hash"), ("listing", "a.txt")]
+)
+def test_tfds_says_what_parts_folders_only(tmp_path, field, value):
+    page = Data(root=str(tmp_path), **{field: value})
+    with pytest.raises(DataError) as caught:
+        open_source(page, "train")
+    default = {"split_by": "'order'"}.get(field, "''")
+    assert str(caught.value) == (
+        f"data.{field} is {value!r}, but parts folders only, and jaxseg_nuclei has splits of its "
+        f"own; set it to {default}, and name splits such as 'train[:80%]'"
+    )
+
+
 @pytest.mark.parametrize("split", ["test", "trian[:80%]", "train[", "train[0:0]"])
 def test_unusable_split_lists_the_splits(nuclei_root, split):
     with pytest.raises(DataError, match="train, validation") as error:

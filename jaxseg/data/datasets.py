@@ -58,6 +58,14 @@ class TfdsSource:
     """A split of a tensorflow-datasets data set, read without TensorFlow."""
 
     def __init__(self, config: Data, split: str):
+        for field in ("listing", "split_by", "group"):
+            default = getattr(Data(), field)
+            if getattr(config, field) != default:
+                raise DataError(
+                    f"data.{field} is {getattr(config, field)!r}, but parts folders only, and "
+                    f"{config.name} has splits of its own; set it to {default!r}, and name splits "
+                    "such as 'train[:80%]'"
+                )
         # Slow to import, and not needed for folders.
         import tensorflow_datasets as tfds
 
