@@ -304,6 +304,22 @@ def test_unknown_feature_lists_the_features(nuclei_root, field, key):
         open_source(Data(root=nuclei_root, **{field: key}), "train")
 
 
+def test_tfds_prepared_again_has_another_version(nuclei_root):
+    """Also within the same second, in which whole data sets are written."""
+    source = open_source(Data(root=str(nuclei_root)), "train")
+    (record,) = pathlib.Path(nuclei_root).rglob("dataset_info.json")
+    before, state = source.version(0), record.stat()
+    second = state.st_mtime_ns // 10**9 * 10**9
+    try:
+        os.utime(record, ns=(second, second + 1))
+        first = source.version(0)
+        os.utime(record, ns=(second, second + 10**6))
+        assert len({first, source.version(0), source.version(1)}) == 3
+    finally:
+        os.utime(record, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    assert source.version(0) == before
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("group", r"patient\d+"), ("split_by", "hash"), ("listing", "a.txt")]
 )

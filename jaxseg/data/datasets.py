@@ -116,7 +116,7 @@ class TfdsSource:
             text = " ".join(str(error).split())
             raise DataError(f"tensorflow-datasets can't prepare {config.name}: {text}") from error
         self._full_name = builder.info.full_name
-        self._record = builder.data_path / "dataset_info.json"
+        self._record = pathlib.Path(builder.data_path / "dataset_info.json")
         self._prepared = set(builder.info.features) == set(FEATURES)
         try:
             self._source = builder.as_data_source(split=split)
@@ -162,8 +162,7 @@ class TfdsSource:
         return f"{self._config.name} {self._split} example {index}"
 
     def version(self, index):
-        made = self._record.stat().mtime
-        return f"{self._full_name} of {made} {self._split} {index}"
+        return f"{self._full_name} of {files.version(self._record)} {self._split} {index}"
 
     def unit(self, index):
         return ""  # tensorflow-datasets has its own splits
