@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxseg.config import Config, Data
-from jaxseg.data import DataError, make_loader, open_source
+from jaxseg.data import DataError, files, make_loader, open_source
 from jaxseg.data.inspection import inspect
 from jaxseg.report import Report
 from jaxseg.train import train
@@ -170,6 +170,16 @@ def test_sizes_that_a_tiff_file_lies_about(tmp_path, capfd):
     assert "images/a.tif" in complaint(config, capfd)
 
 
+@pytest.mark.parametrize("place", ["image", "mask"])
+def test_pages_of_a_tiff_file_are_counted_first(tmp_path, capfd, place, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_VALUES", 5 * SIZE[0] * SIZE[1] - 1)
+    pages = [Image.fromarray(MASK)] * 5
+    contents = {"image": IMAGES[".tif"], "mask": MASKS[".tif"]}
+    contents[place] = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    config = folder(tmp_path, **contents, suffixes=(".tif", ".tif"))
+    assert f"{place}s/a.tif says that it holds [5, 24, 32]" in complaint(config, capfd)
+
+
 def test_inks_become_colours(tmp_path):
     """CMYK as Pillow converts it."""
     inks = Image.fromarray(IMAGE).convert("CMYK")
@@ -286,7 +296,8 @@ def test_volumes_that_lie_about_their_size(tmp_path, capfd, place, suffix, sides
     config = dataclasses.replace(config, channels=1, image_size=(4, 4, 4))
     message = complaint(config, capfd)
     assert f"{place}s/a{suffix}" in message
-    assert ("is empty" in message) == (0 in sides)
+    wanted = "is empty" if 0 in sides else "says that it holds [32000, 32000, 32000], which is more"
+    assert wanted in message
 
 
 def archive(name, content):
@@ -308,12 +319,14 @@ def claim(*shape):
 @pytest.mark.parametrize(
     ("suffix", "content", "wanted"),
     [
-        (".npz", archive("x.npy", claim(*SIZE, 2**42)), "can't be read as a mask"),
-        (".npz", archive("x.npy", claim(*SIZE, 2**70)), "can't be read as a mask"),
+        (".npz", archive("x.npy", claim(*SIZE, 2**23)), "says that it holds [24, 32, 8388608]"),
+        (".npz", archive("x.npy", claim(*SIZE, 2**70)), "says that it holds"),
+        (".npz", archive("x.npy", claim(*SIZE, 2**22)), "can't be read as a mask"),
+        (".npz", archive("x.npy", claim(*SIZE)[:9]), "can't be read as a mask"),
         (".npz", archive("x.txt", b"hello"), "holds the file x.txt"),
-        (".npz", archive("x.npy", claim(0, *SIZE)), "is empty, uint8[0, 24, 32]"),
+        (".npz", archive("x.npy", claim(0, *SIZE)), "is empty, [0, 24, 32]"),
         (".npy", claim(*SIZE, 2**70), "can't be read as a mask"),
-        (".npy", claim(*SIZE, 0), "is empty, uint8[24, 32, 0]"),
+        (".npy", claim(*SIZE, 0), "is empty, [24, 32, 0]"),
     ],
 )
 def test_arrays_that_are_none(tmp_path, capfd, masks, suffix, content, wanted):
@@ -328,7 +341,16 @@ def test_arrays_of_no_pixels(tmp_path, capfd, place):
     config = folder(tmp_path, **dict.fromkeys(("image", "mask"), content), suffixes=(".npy",) * 2)
     if place == "mask":
         (tmp_path / "images" / "a.npy").write_bytes(IMAGES[".npy"])
-    assert f"{place}s/a.npy is empty, uint8[0, 32]" in complaint(config, capfd)
+    assert f"{place}s/a.npy is empty, [0, 32]" in complaint(config, capfd)
+
+
+@pytest.mark.parametrize("place", ["image", "mask"])
+def test_arrays_of_more_values_than_are_read(tmp_path, capfd, place, monkeypatch):
+    """Of NumPy files, which are mapped into memory and have to be as long as they say."""
+    monkeypatch.setattr(files, "_MOST_VALUES", SIZE[0] * SIZE[1])
+    contents = {"image": arrays(MASK), "mask": arrays(MASK), place: arrays(IMAGE)}
+    config = folder(tmp_path, **contents, suffixes=(".npy",) * 2)
+    assert f"{place}s/a.npy says that it holds [24, 32, 3]" in complaint(config, capfd)
 
 
 def test_images_in_formats_that_are_not_read(tmp_path, capfd):

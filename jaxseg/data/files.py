@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pathlib
 import re
 import zipfile
@@ -22,7 +23,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = (".nii", ".nii.gz")
 MASKS = (*PICTURES, ".npy", *NIFTI)
 IMAGES = MASKS
-_MOST_VALUES = 2**32  # of a TIFF file, whose sizes may be false
+_MOST_VALUES = 2**32  # of a file, which may be a few kilobytes that unpack to all of the memory
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339  # tags of a TIFF file
 _UNSIGNED, _SIGNED = 1, 2  # of the last one
 SOFT_MASKS = (*MASKS, ".npz", ".mat")  # of several annotators, or amounts of each class
@@ -240,15 +241,20 @@ def _load_numpy(path: pathlib.Path, what: str = "a mask") -> np.ndarray:
         values = np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from error
-    return _not_empty(path, values)
-
-
-def _not_empty(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
-    if not values.size:
-        raise DataError(
-            f"{path} is empty, {values.dtype}{list(values.shape)}; replace the file or remove it"
-        )
+    _check_size(path, values.shape)
     return values
+
+
+def _check_size(path: pathlib.Path, shape: Sequence[int]) -> None:
+    """Raises DataError for a shape, as a header says it, that is not to be read."""
+    count = math.prod(shape)
+    if not count:
+        raise DataError(f"{path} is empty, {list(shape)}; replace the file or remove it")
+    if count > _MOST_VALUES:
+        raise DataError(
+            f"{path} says that it holds {list(shape)}, which is more than {_MOST_VALUES} values; "
+            "cut it into parts or remove it"
+        )
 
 
 def _load_npz(path: pathlib.Path) -> np.ndarray:
@@ -258,16 +264,28 @@ def _load_npz(path: pathlib.Path) -> np.ndarray:
                 raise DataError(
                     f"{path} holds the arrays {', '.join(arrays.files)}, but must hold one"
                 )
-            values = arrays[arrays.files[0]]
-            if not isinstance(values, np.ndarray):  # bytes of a file that is none of NumPy
-                raise DataError(
-                    f"{path} holds the file {arrays.files[0]}, but must hold one NumPy array"
-                )
+            with arrays.zip.open(arrays.zip.namelist()[0]) as file:
+                _check_size(path, _shape(path, file))
+            return arrays[arrays.files[0]]
     except DataError:
         raise
     except (*_UNREADABLE, RuntimeError, zipfile.BadZipFile) as error:  # or it is encrypted
         raise _unreadable(path, "a mask", error) from error
-    return _not_empty(path, values)
+
+
+def _shape(path: pathlib.Path, file: zipfile.ZipExtFile) -> tuple[int, ...]:
+    """What the header of a NumPy file in an archive says."""
+    try:
+        version = np.lib.format.read_magic(file)
+    except ValueError as error:
+        raise DataError(
+            f"{path} holds the file {file.name}, but must hold one NumPy array"
+        ) from error
+    # A third version differs from the second in the names of fields.
+    first = version == (1, 0)
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
+    return read(file)[0]
 
 
 def _load_berkeley(path: pathlib.Path) -> np.ndarray:
@@ -296,8 +314,7 @@ def _load_nifti(path: pathlib.Path, read: Callable, what: str = "a mask"):
     strange = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         volume = nibabel.load(path)
-        if 0 in volume.shape:
-            raise DataError(f"{path} is empty, {list(volume.shape)}; replace the file or remove it")
+        _check_size(path, volume.shape)
         return read(volume)
     except DataError:
         raise
@@ -330,8 +347,7 @@ def _load_tiff(path: pathlib.Path, spatial_rank: int) -> np.ndarray:
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            if series.size > _MOST_VALUES:
-                raise DataError(f"{path} says it holds {series.size} values; cut it into parts")
+            _check_size(path, series.shape)
             values, axes = series.asarray(), series.axes
     except DataError:
         raise
@@ -460,6 +476,7 @@ def _decode(
             if _has_wide_colours(picture):
                 raise DataError(f"{path}: {what} of colours of 16 bits can't be read; convert it")
             if what == "a mask" and getattr(picture, "n_frames", 1) > 1:
+                _check_size(path, (picture.n_frames, picture.height, picture.width))
                 pages = [_as_stored(page) for page in ImageSequence.Iterator(picture)]
                 return mode, np.stack(pages)
             if mode in conversions:
