@@ -166,6 +166,37 @@ def test_everything_that_is_wrong_is_listed(tmp_path):
     assert sorted(kinds(skipping)["skipped"]) == sorted(lost)
 
 
+def test_files_without_a_partner_are_counted(tmp_path):
+    """Once, though both splits are of one directory; not those that a listing leaves out."""
+    make(tmp_path, 4)
+    for i in range(10):
+        save(tmp_path / "masks" / f"x{i}.png", noise(i, SHAPE, 3))
+    found = inspection.inspect(folder(tmp_path))
+    (finding,) = found.findings
+    names = ", ".join(f"x{i}.png" for i in range(8))
+    line = f"files in {tmp_path}/masks without a partner of their name: 10, {names} and 2 more"
+    assert finding == ("unpaired", "eval+train", line)
+    assert not found.stops
+    assert line in page.understand(tmp_path).lines
+    (tmp_path / "names.txt").write_text("0\n1\n2\n3\n")
+    assert inspection.inspect(folder(tmp_path, listing="names.txt")).findings == []
+
+
+def test_images_that_no_annotation_names_are_counted(tmp_path):
+    make(tmp_path, 4)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 24, "width": 32} for i in range(3)]
+    objects = [
+        {"id": i, "image_id": i, "category_id": i % 2 + 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+        for i in range(3)
+    ]
+    categories = [{"id": 1, "name": "b"}, {"id": 2, "name": "c"}]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    config = folder(tmp_path, label="all.json", train_split="[:2]", eval_split="[2:]")
+    line = f"files in {tmp_path}/images without a partner of their name: 1, 3.png"
+    assert kinds(inspection.inspect(config))["unpaired"] == [line]
+
+
 def test_findings_are_what_stops_the_loader(tmp_path):
     """An image is listed if and only if the loader raises, also where it is cut into patches."""
     make(tmp_path, 4)

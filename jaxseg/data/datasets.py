@@ -228,10 +228,11 @@ class FolderSource:
         if config.label.lower().endswith(".json"):
             path = root / config.label.replace("{split}", parsed.name)
             self._annotations = coco.Annotations(path, config)
+        self.unpaired: list[pathlib.Path] = []  # files that nothing is paired with, and not read
         if table:
             items = _tabled(config, root, split, parsed.name)
         else:
-            items = _paired(config, root, split, parsed.name, self._annotations)
+            items, self.unpaired = _paired(config, root, split, parsed.name, self._annotations)
         units = [item.group or splits.unit_of(item.name, config.group) for item in items]
         chosen = splits.select(units, parsed, config.split_by)
         self._items, self._units = ([x[i] for i in chosen] for x in (items, units))
@@ -287,8 +288,11 @@ class FolderSource:
 
 def _paired(
     config: Data, root: pathlib.Path, split: str, name: str, annotations: coco.Annotations | None
-) -> list[_Item]:
-    """The images of a directory, each with the masks of the same name."""
+) -> tuple[list[_Item], list[pathlib.Path]]:
+    """The images of a directory, each with the masks of the same name, and files without another.
+
+    These are masks, or images that no annotation names, if no listing chooses among the files.
+    """
     directory = _directory(root, config, "image", split, name)
     images = files.by_stem(directory, files.IMAGES)
     if config.listing:
@@ -320,9 +324,12 @@ def _paired(
                 f"file, {missing[0]!r} first; add the files, or list in data.listing the "
                 "names of those that have both"
             )
+    unpaired = []
     if not config.listing:
         _none_unread(directory, images, masks)
-    return [_Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems]
+        unpaired = [each[x] for each in masks for x in each if x not in images]
+        unpaired += [images[x] for x in images.keys() - set(stems)]
+    return [_Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems], unpaired
 
 
 def _none_unread(

@@ -43,7 +43,7 @@ from jaxseg import cli, pictures, report
 from jaxseg.batch import Batch
 from jaxseg.config import Data
 from jaxseg.data import targets
-from jaxseg.data.datasets import Example, Source, open_source
+from jaxseg.data.datasets import Example, FolderSource, Source, open_source
 from jaxseg.data.files import DataError
 from jaxseg.data.pipeline import example_spec, make_loader
 
@@ -72,6 +72,7 @@ KINDS = {
         "Give mask values a class in data.label_map, or correct data.classes and "
         "data.ignore_label.",
     ),
+    "unpaired": (False, "Add the partners of files that have none, or remove them: none is read."),
     "skipped": (False, "Training leaves out what can't be used, as data.unreadable says."),
     "group": (False, "Keep each group in one split: what is evaluated has been trained on."),
     "duplicate": (False, "Keep one of the images that are the same, and all in one split."),
@@ -156,7 +157,7 @@ def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Ins
     for split in found.values():
         findings += [facts.finding for facts in split.facts if facts.finding is not None]
     findings += [*_constants(found), *_absent(found, config), *_duplicates(found)]
-    findings += _groups(found)
+    findings += [*_groups(found), *_unpaired(found)]
     if config.unreadable == "skip":  # then a run goes on without, if any is left
         left = {key for key, split in found.items() if any(not x.finding for x in split.facts)}
         findings = [
@@ -479,6 +480,20 @@ def _groups(found: Mapping[str, Split]) -> Iterator[Finding]:
     for unit in sorted((train.keys() & evaluation.keys()) - {""}):
         line = f"{unit!r} has {train[unit]} images in train and {evaluation[unit]} in eval"
         yield Finding("group", "eval+train", line)
+
+
+def _unpaired(found: Mapping[str, Split]) -> Iterator[Finding]:
+    places = collections.defaultdict(dict)  # of files, which both splits may have
+    for key, split in found.items():
+        if isinstance(split.source, FolderSource):
+            for path in sorted(split.source.unpaired):
+                places[path.parent].setdefault(path.name, []).append(key)
+    for directory, names in places.items():
+        keys = sorted({key for each in names.values() for key in each})
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        line = f"files in {directory} without a partner of their name: {len(names)}, "
+        line = report.printable(f"{line}{', '.join([*names][:_SHOWN])}{more}")
+        yield Finding("unpaired", "+".join(keys), line)
 
 
 def contact_sheet(found: Inspection, config: Data) -> np.ndarray | None:
