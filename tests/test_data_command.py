@@ -639,6 +639,28 @@ def test_classes_of_masks(tmp_path):
     assert found.label_map == ((0, 0), (80, 1), (160, 2), (240, 3))
 
 
+@pytest.mark.parametrize(
+    ("listed", "classes", "label_map"),
+    [
+        ((-1, 0, 1), ("background", "object"), ()),
+        ((-1, 0, 1, 2), ("class_0", "class_1", "class_2"), ()),
+        ((-1, 0, 255), ("background", "object"), ((0, 0), (255, 1))),
+        ((-1, 10, 99), ("value_10", "value_99"), ((10, 0), (99, 1))),
+    ],
+)
+def test_minus_one_does_not_count(tmp_path, listed, classes, label_map):
+    make(tmp_path, 5)
+    for i in range(5):
+        (tmp_path / "masks" / f"{i}.png").unlink()
+        mask = np.array(listed, np.int16)[noise(i, SHAPE, len(listed))]
+        save(tmp_path / "masks" / f"{i}.npy", mask)
+    found = page.understand(tmp_path)
+    data = found.config.data
+    assert (data.classes, data.label_map, data.ignore_label) == (classes, label_map, -1)
+    summary = inspection.inspect(data).summary["splits"]["train"]
+    assert summary["ignored_pixels"] == summary["mask_values"]["-1"] > 0
+
+
 def test_colours_of_masks(tmp_path):
     colours = np.array([(255, 0, 0), (0, 0, 0), (0, 128, 0)], np.uint8)
     found, comments = understood(tmp_path, [colours[noise(i, SHAPE, 3)] for i in range(5)])

@@ -305,16 +305,18 @@ def _of_masks(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]:
 
 def _of_values(values: list[int], comments: dict[str, str]) -> dict[str, Any]:
     """The fields of masks whose values are those of classes."""
-    others = [x for x in values if x != 255]
+    void = -1 if values[0] == -1 else 255
+    others = [x for x in values if x != void]
     comments["classes"] = "name them, in the order of their indices"
-    if values == [0, 255]:
+    if [x for x in values if x != -1] == [0, 255]:
         comments["label_map"] = "255 is the object"
         pairs = ((0, 0), (255, 1))
         return {"classes": ("background", "object"), "label_map": pairs, "ignore_label": -1}
     ignored = {"ignore_label": -1}
-    if others != values and others and others[0] >= 0 and others[-1] < 2 * len(others):
+    likely = others and others[0] >= 0 and (void == -1 or others[-1] < 2 * len(others))
+    if others != values and likely:
         comments["ignore_label"] = "found in the masks: pixels that don't count?"
-        values, ignored = others, {"ignore_label": 255}
+        values, ignored = others, {"ignore_label": void}
     if values == [0, 1]:
         return {"classes": ("background", "object"), **ignored}
     if values[0] >= 0 and values[-1] < max(2 * len(values), 3):
