@@ -295,6 +295,32 @@ def test_votes_and_volumes(tmp_path):
     assert inspection.contact_sheet(found, config).shape[-1] == 3
 
 
+def test_volumes_that_point_different_ways_are_counted(tmp_path):
+    """Whatever the split that they are in; training goes on."""
+    for i, signs in enumerate(((1, 1), (-1, -1), (1, 1), (1, 1))):
+        for directory, array in (
+            ("images", noise(i, (6, 8, 8))),
+            ("masks", noise(i, (6, 8, 8), 3)),
+        ):
+            (tmp_path / directory).mkdir(exist_ok=True)
+            volume = nibabel.Nifti1Image(array, np.diag((*signs, 1.0, 1.0)))
+            nibabel.save(volume, tmp_path / directory / f"{i}.nii.gz")
+    config = folder(tmp_path, channels=1, image_size=(6, 8, 8))
+    found = inspection.inspect(config)
+    assert not found.stops
+    assert kinds(found)["orientation"] == [
+        f"the axes of volumes point to RAS in 3, as {tmp_path}/images/0.nii.gz, LPS in 1, as "
+        f"{tmp_path}/images/1.nii.gz"
+    ]
+    train, evaluation = found.summary["splits"].values()
+    assert train["orientations"] == {"RAS": 2, "LPS": 1}
+    assert evaluation["orientations"] == {"RAS": 1}
+    (_, _, rows), _ = inspection.tables(found.summary)
+    assert ["orientations", "RAS (2), LPS (1)", "RAS"] in rows
+    same = inspection.inspect(dataclasses.replace(config, train_split="[2:3]"))
+    assert "orientation" not in kinds(same)
+
+
 def test_sketches_tell_images_apart():
     """The same image with noise, lighter or in half the size is near, others are far."""
     smooth = np.linspace(0, 3, 64)

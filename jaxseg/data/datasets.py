@@ -272,6 +272,11 @@ class FolderSource:
             versions.append(self._annotations.version)
         return " ".join(versions)
 
+    def axes(self, index: int) -> str | None:
+        """Where the axes of a volume point to in the body, as in "RAS", where its file tells."""
+        path = self._items[index].image
+        return files.read_header(path).axes if files.stem(path, files.NIFTI) != path.name else None
+
     def unit(self, index):
         return self._units[index] if self._config.group or self._items[index].group else ""
 

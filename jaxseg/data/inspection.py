@@ -77,6 +77,11 @@ KINDS = {
     "group": (False, "Keep each group in one split: what is evaluated has been trained on."),
     "duplicate": (False, "Keep one of the images that are the same, and all in one split."),
     "near duplicate": (False, "Look at the images that are nearly the same in both splits."),
+    "orientation": (
+        False,
+        "Bring volumes to one orientation, as nibabel.as_closest_canonical does: they are not "
+        "turned.",
+    ),
     "absent class": (False, "Give every split some pixels of each class, or drop the class."),
     "constant image": (False, "Look at the images of one value: they teach nothing."),
     "constant mask": (False, "See that masks of one value are meant so."),
@@ -105,6 +110,7 @@ class Facts(NamedTuple):
     digests: tuple[bytes, bytes] = (b"", b"")  # likewise
     sketch: UInt64[np.ndarray, " 4"] | None = None
     constant: tuple[bool, bool] = (False, False)  # likewise
+    axes: str | None = None  # where they point to, of a volume whose file tells
     values: tuple[np.ndarray, np.ndarray] | None = None  # of the mask, and their pixels
     intensity: list[tuple[int, int, int, int]] | None = None  # of each channel: see `_intensity`
     pixels: Float[np.ndarray, " classes"] | None = None
@@ -157,7 +163,7 @@ def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Ins
     for split in found.values():
         findings += [facts.finding for facts in split.facts if facts.finding is not None]
     findings += [*_constants(found), *_absent(found, config), *_duplicates(found)]
-    findings += [*_groups(found), *_unpaired(found)]
+    findings += [*_groups(found), *_unpaired(found), *_orientations(found)]
     if config.unreadable == "skip":  # then a run goes on without, if any is left
         left = {key for key, split in found.items() if any(not x.finding for x in split.facts)}
         findings = [
@@ -231,6 +237,7 @@ def facts(source: Source, index: int, config: Data, split: str = "train") -> Fac
         digests=(_digest(image), _digest(mask)),
         sketch=_sketch(image),
         constant=tuple(bool(x.size and (x == x.flat[0]).all()) for x in (image, mask)),
+        axes=source.axes(index) if isinstance(source, FolderSource) else None,
         values=_values(mask),
     )
     try:
@@ -381,6 +388,7 @@ def _summary(split: Split, config: Data) -> dict[str, Any]:
             "largest": most,
             "most_frequent": [{"size": list(x), "images": n} for x, n in frequent],
         },
+        "orientations": _counted(x.axes for x in read if x.axes),
         "channels": _counted(x.channels for x in read),
         "image_types": _counted(x.dtypes[0] for x in read),
         "mask_types": _counted(x.dtypes[1] for x in read),
@@ -482,6 +490,18 @@ def _groups(found: Mapping[str, Split]) -> Iterator[Finding]:
         yield Finding("group", "eval+train", line)
 
 
+def _orientations(found: Mapping[str, Split]) -> Iterator[Finding]:
+    names = collections.defaultdict(list)
+    for split in found.values():
+        for seen in split.facts:
+            if seen.axes:
+                names[seen.axes].append(seen.name.partition(" with mask ")[0])
+    if len(names) > 1:
+        ways = sorted(names.items(), key=lambda way: -len(way[1]))
+        told = ", ".join(f"{axes} in {len(those)}, as {those[0]}" for axes, those in ways)
+        yield Finding("orientation", "eval+train", f"the axes of volumes point to {told}")
+
+
 def _unpaired(found: Mapping[str, Split]) -> Iterator[Finding]:
     places = collections.defaultdict(dict)  # of files, which both splits may have
     for key, split in found.items():
@@ -528,6 +548,7 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
     rows = [
         [text, *(describe(part) for part in parts.values())] for text, describe in _ROWS.items()
     ]
+    rows = [row for row in rows if set(row[1:]) != {"-"}]  # of what only other data have
     head = ["", *(f"{_NAMES[key]}: {part['split'] or 'all'}" for key, part in parts.items())]
     classes = []
     for name in summary["config"]["classes"]:
@@ -579,6 +600,7 @@ _ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "images": lambda part: f"{part['images']}",
     "that can be used": lambda part: f"{part['usable']}",
     "sizes": _sizes,
+    "orientations": lambda part: _joined(part["orientations"]),
     "channels": lambda part: _joined(part["channels"]),
     "types of images": lambda part: _joined(part["image_types"]),
     "types of masks": lambda part: _joined(part["mask_types"]),

@@ -107,7 +107,7 @@ def understand(folder: str | os.PathLike, *, show: bool = False) -> Understandin
             )
             comments["mean"] = "of the training images"
     lines = _lines(config, layout, seen, comments)
-    lines += [x.line for x in found.findings if x.kind == "unpaired"]
+    lines += [x.line for x in found.findings if x.kind in ("unpaired", "orientation")]
     lines += [f"training would stop: {line}" for line in found.stopping[:_STOPS]]
     return Understanding(config, comments, lines)
 
