@@ -14,6 +14,7 @@ import jax
 import nibabel
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from jaxseg.config import Config, Data
@@ -572,6 +573,114 @@ def test_layouts_are_found(tmp_path, layout):
     for directory in directories:
         save(tmp_path / directory / "a.png", noise(0))
     assert page.find(tmp_path)[:4] == expected
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".npy"])
+def test_masks_of_annotators_in_one_file(tmp_path, suffix):
+    raters = [noise(i, (2 + i % 2, *SHAPE), 2) for i in range(5)]
+    make(tmp_path, 5, mask="drawn masks")
+    for i, masks in enumerate(raters):
+        (tmp_path / "drawn masks" / f"{i}.png").unlink()
+        path = tmp_path / "drawn masks" / f"{i}{suffix}"
+        if suffix == ".mat":
+            of_each = np.empty((1, len(masks)), object)
+            for k, mask in enumerate(masks):
+                of_each[0, k] = {"Boundaries": mask}
+            scipy.io.savemat(path, {"groundTruth": of_each})
+        else:
+            (np.savez if suffix == ".npz" else np.save)(path, masks)
+    found = page.understand(tmp_path)
+    data = found.config.data
+    assert (data.label, data.masks, data.classes) == (
+        "drawn masks",
+        "votes",
+        ("background", "object"),
+    )
+    assert f"of .png, {suffix}; 5 of them" in found.lines[0]
+    example = make_loader(open_source(data, "[:1]"), data)(0)
+    np.testing.assert_array_equal(example.labels.sum(-1), np.full(SHAPE, 2))
+    np.testing.assert_array_equal(example.labels[..., 1], raters[0].sum(0))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_amounts_of_classes_in_one_file(tmp_path, suffix):
+    make(tmp_path, 5)
+    for i in range(5):
+        (tmp_path / "masks" / f"{i}.png").unlink()
+        shares = np.random.default_rng(i).dirichlet(np.ones(4), SHAPE).astype(np.float32)
+        (np.savez if suffix == ".npz" else np.save)(tmp_path / "masks" / f"{i}{suffix}", shares)
+    data = page.understand(tmp_path).config.data
+    assert (data.masks, data.classes) == ("shares", ("class_0", "class_1", "class_2", "class_3"))
+    assert not inspection.inspect(data).stops
+    (tmp_path / "masks" / f"0{suffix}").unlink()
+    save(tmp_path / "masks" / "0.png", noise(0, SHAPE, 2))
+    with pytest.raises(DataError, match=r'data\.masks="shares" takes, and others "classes"'):
+        page.understand(tmp_path)
+
+
+def test_archives_of_class_indices_are_refused(tmp_path):
+    make(tmp_path, 1)
+    (tmp_path / "masks" / "0.png").unlink()
+    np.savez(tmp_path / "masks" / "0.npz", noise(0, SHAPE, 2))
+    with pytest.raises(DataError, match=r"0\.npz holds uint8\[24, 32\].* as PNG or \.npy"):
+        page.understand(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("places", "label"),
+    [
+        (("masks/rater1", "masks/rater2"), "masks/rater{rater}"),
+        (("masks/Expert_a", "masks/Expert_b", "masks/Expert_c"), "masks/Expert{rater}"),
+        (("annotator1", "annotator2"), "annotator{rater}"),
+        (("masks/1", "masks/2"), None),
+    ],
+)
+def test_directories_of_annotators(tmp_path, places, label):
+    for place in places:
+        make(tmp_path, 4, mask=place)
+    found = page.understand(tmp_path)
+    data = found.config.data
+    hint = "masks/1 have masks of the same names; if they are of other annotators, write data.label"
+    if label is None:
+        assert (data.label, data.masks) == ("masks/2", "classes")
+        assert f'{hint}="masks/{{rater}}" and data.masks="votes"' in found.lines
+        data = dataclasses.replace(data, label="masks/{rater}", masks="votes")
+    else:
+        assert (data.label, data.masks) == (label, "votes")
+        assert not any("of the same names" in line for line in found.lines)
+    example = make_loader(open_source(data, "[:1]"), data)(0)
+    np.testing.assert_array_equal(example.labels.sum(-1), np.full(SHAPE, len(places)))
+
+
+def test_directories_of_annotators_in_splits(tmp_path):
+    for split in ("train", "val"):
+        for rater in "ab":
+            make(tmp_path, 3, image=f"{split}/img", mask=f"{split}/gt/reader_{rater}")
+    found = page.find(tmp_path)
+    assert found[:4] == ("{split}/img", "{split}/gt/reader{rater}", "train", "val")
+    assert len(found.pairs) == 6
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_tables_of_pairs_are_found(tmp_path, named):
+    """Where names say nothing, and with the splits that it has."""
+    rows = ["image,mask,split"]
+    for i in range(5):
+        save(tmp_path / "x" / f"{i} in.png", noise(i))
+        save(tmp_path / "y" / f"{i} out.png", noise(i, SHAPE, 3))
+        rows.append(f"x/{i} in.png,y/{i} out.png,{('train', 'test')[i > 2] if named else ''}")
+    (tmp_path / "a.csv").write_text("id,n\n0,1\n")
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    found = page.understand(tmp_path)
+    data = found.config.data
+    wanted = ("train", "test") if named else ("[:80%]", "[80%:]")
+    assert (data.listing, data.train_split, data.eval_split) == ("index.csv", *wanted)
+    assert found.lines[0].startswith(f"files: {3 if named else 5} pairs in {tmp_path}/x")
+    assert f"trains on {wanted[0]}, evaluates {wanted[1]}, as listed in index.csv" in found.lines
+    assert len(open_source(data, data.train_split)) == (3 if named else 4)
+    written = {}
+    exec(page.render(found, tmp_path / "page.py"), written)
+    assert written["get_config"]().data == data
 
 
 def test_lists_of_names_are_found(tmp_path):

@@ -195,7 +195,7 @@ def _panoptic(mask: np.ndarray, objects: dict, name: str) -> np.ndarray:
     return np.where(listed, classes[found], -1)
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """An image of a folder with what its mask is read from."""
 
     name: str
@@ -230,7 +230,7 @@ class FolderSource:
             self._annotations = coco.Annotations(path, config)
         self.unpaired: list[pathlib.Path] = []  # files that nothing is paired with, and not read
         if table:
-            items = _tabled(config, root, split, parsed.name)
+            items = tabled(config, root, split, parsed.name)
         else:
             items, self.unpaired = _paired(config, root, split, parsed.name, self._annotations)
         units = [item.group or splits.unit_of(item.name, config.group) for item in items]
@@ -293,7 +293,7 @@ class FolderSource:
 
 def _paired(
     config: Data, root: pathlib.Path, split: str, name: str, annotations: coco.Annotations | None
-) -> tuple[list[_Item], list[pathlib.Path]]:
+) -> tuple[list[Item], list[pathlib.Path]]:
     """The images of a directory, each with the masks of the same name, and files without another.
 
     These are masks, or images that no annotation names, if no listing chooses among the files.
@@ -334,7 +334,7 @@ def _paired(
         _none_unread(directory, images, masks)
         unpaired = [each[x] for each in masks for x in each if x not in images]
         unpaired += [images[x] for x in images.keys() - set(stems)]
-    return [_Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems], unpaired
+    return [Item(x, "", images[x], tuple(each[x] for each in masks)) for x in stems], unpaired
 
 
 def _none_unread(
@@ -368,7 +368,7 @@ def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
     return whole if whole in images and first == word.name else first
 
 
-def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_Item]:
+def tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[Item]:
     """The rows of a CSV file: columns image, mask, and if there are any, split and group."""
     path = root / config.listing.replace("{split}", name)
     if not path.is_file():
@@ -399,7 +399,7 @@ def _tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[_It
                 raise DataError(
                     f"{path} names the {kind} {row[kind]!r}, which is not a file in {root}"
                 )
-        items.append(_Item(row["image"], row.get("group") or "", paths[0], (paths[1],)))
+        items.append(Item(row["image"], row.get("group") or "", paths[0], (paths[1],)))
     return items
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import csv
 import dataclasses
 import json
 import math
@@ -29,7 +30,7 @@ from rich.console import Console
 
 from jaxseg import cli, report
 from jaxseg.config import Augment, Config, Data, Model, Optim
-from jaxseg.data import files, inspection
+from jaxseg.data import datasets, files, inspection, splits
 from jaxseg.data.files import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _STOPS = 3  # lines of what training would stop at
 _IMAGES = ("image", "img", "jpeg", "jpg", "photo", "picture", "input", "scan", "raw")
 _MASKS = ("mask", "label", "annot", "gt", "seg", "class", "truth", "target")
 _TRAIN = ("train", "training", "Train", "Training")
+_RATERS = ("rater", "annotator", "reader", "expert", "observer", "grader")
 _EVAL = ("val", "valid", "validation", "dev", "test", "testing", "Val", "Validation", "Test")
 _WHOLE = {2: 512**2, 3: 64**3}  # pixels of images that are trained on whole
 _PATCH = {2: (256, 256), 3: (48, 48, 48)}  # and the parts that others are cut into
@@ -63,7 +65,8 @@ class Layout(NamedTuple):
     train_split: str
     eval_split: str
     listing: str
-    pairs: list[tuple[pathlib.Path, pathlib.Path]]  # of the training split
+    pairs: list[tuple[pathlib.Path, pathlib.Path]]  # of the training split, and each annotator
+    beside: list[str]  # directories beside that of the masks, with masks of the same names
 
 
 class Seen(NamedTuple):
@@ -75,7 +78,8 @@ class Seen(NamedTuple):
     greatest: float
     is_grey: bool  # whatever its channels
     spacing: tuple[float, ...] | None
-    values: tuple[int, ...]  # of the mask
+    masks: str  # as data.masks: "classes", also of what may be ids, "votes" or "shares"
+    values: tuple[int, ...]  # of the mask; of shares the indices of their axis
     colours: tuple[tuple[int, int, int], ...]  # of a mask in colours
     whole: float  # the share of the mask's values, but 0, whose pixels are connected
     counted: bool  # whether the values but 0 are 1, 2, ... without a gap
@@ -91,10 +95,10 @@ def understand(folder: str | os.PathLike, *, show: bool = False) -> Understandin
     comments: dict[str, str] = {}
     fields = {
         **layout._asdict(),
-        **_of_masks(seen, comments),
+        **_of_masks(seen, comments, several="{rater}" in layout.label),
         **_of_images(seen, comments),
     }
-    del fields["pairs"]
+    del fields["pairs"], fields["beside"]
     data = Data(name="folder", root=str(folder), **fields)
     config = _sized(data, seen, len(layout.pairs), comments)
     found = inspection.inspect(config.data, most=_SAMPLE, show=show)
@@ -116,22 +120,26 @@ def find(root: pathlib.Path) -> Layout:
     """The directories of images and masks below a folder: those with most names in common.
 
     Which of two is that of masks is seen by its name, and where there are directories for training
-    and evaluation beside each other, they become the splits.
+    and evaluation beside each other, they become the splits. Directories of annotators beside that
+    of the masks are taken with it. Without two such directories, a table names the files.
     """
-    found, crowded = {}, None
+    found: dict[str, dict[str, pathlib.Path]] = {}
+    labels: dict[str, dict[str, pathlib.Path]] = {}
+    crowded = None
     for directory in sorted([root, *(path for path in root.rglob("*") if path.is_dir())]):
         relative = directory.relative_to(root)
         if len(relative.parts) <= 4 and not any(x.startswith(".") for x in relative.parts):
-            try:
-                stems = files.by_stem(directory, files.IMAGES)
-            except DataError as error:  # of several files of the same name
-                crowded = error
-                continue
-            if stems:
-                found[str(relative)] = stems
+            for places, suffixes in ((found, files.IMAGES), (labels, files.SOFT_MASKS)):
+                try:
+                    stems = files.by_stem(directory, suffixes)
+                except DataError as error:  # of several files of the same name
+                    crowded = error
+                    continue
+                if stems:
+                    places[str(relative)] = stems
     pairs = []
     for image, images in found.items():
-        for label, masks in found.items():
+        for label, masks in labels.items():
             common = len(images.keys() & masks.keys())
             likeness = (
                 _likeness(label, _MASKS) - _likeness(image, _MASKS),
@@ -146,29 +154,81 @@ def find(root: pathlib.Path) -> Layout:
                 )
                 pairs.append((order, image, label))
     if not pairs:
-        names = ", ".join(f"{name} ({len(stems)} files)" for name, stems in found.items())
+        layout = _table(root)
+        if layout is not None:
+            return layout
+        names = ", ".join(f"{name} ({len(stems)} files)" for name, stems in labels.items())
         also = f"; {crowded}" if crowded else ""
         raise DataError(
             f"{root} has no two directories of images and masks with the same file names "
             f"(it has {names or 'no images'}){also}; put them into images/ and masks/, each mask "
-            "named as its image, or name each pair in an index.csv and copy configs/folder.py"
+            "named as its image, or name each pair in an index.csv with the columns image and "
+            "mask; of masks in COCO's JSON copy configs/folder.py and name it in data.label"
         )
     _, image, label = max(pairs)
-    images, masks = found[image], found[label]
+    images, pattern, raters = found[image], *_of_raters(image, label, labels)
+    nested = "/" in label and pattern == label
+    beside = [x for x in _beside(label, labels) if nested and x != image]
     for before in _TRAIN:
         for after in _EVAL:
             others = image.replace(before, after), label.replace(before, after)
-            if others[0] != image and others[1] != label and all(x in found for x in others):
-                places = (x.replace(before, "{split}") for x in (image, label))
-                return Layout(*places, before, after, "", _common(images, masks))
+            known = others[0] in found and others[1] in labels
+            if others[0] != image and others[1] != label and known:
+                places = (x.replace(before, "{split}") for x in (image, pattern))
+                return Layout(*places, before, after, "", _common(images, raters), beside)
     listing = _listing(root, images)
     if listing is not None:
         path, train, evaluation = listing
         names = files.read_text(root / path.replace("{split}", train)).split()
         wanted = {files.stem(pathlib.Path(name), files.IMAGES) for name in names}
-        inside = [pair for stem, pair in _by_name(images, masks).items() if stem in wanted]
-        return Layout(image, label, train, evaluation, path, inside)
-    return Layout(image, label, "[:80%]", "[80%:]", "", _common(images, masks))
+        inside = {x: path for x, path in images.items() if x in wanted}
+        return Layout(image, pattern, train, evaluation, path, _common(inside, raters), beside)
+    return Layout(image, pattern, "[:80%]", "[80%:]", "", _common(images, raters), beside)
+
+
+def _of_raters(
+    image: str, label: str, labels: Mapping[str, Mapping[str, pathlib.Path]]
+) -> tuple[str, list[Mapping[str, pathlib.Path]]]:
+    """What data.label is where annotators have a directory each, or else `label`, and their masks.
+
+    They are beside each other, and their names begin alike, with a word for annotators.
+    """
+    place = pathlib.PurePath(label)
+    word = next((x for x in _RATERS if place.name.lower().startswith(x)), None)
+    begin = str(place.with_name(place.name[: len(word)])) if word else label
+    others = [x for x in _beside(label, labels) if x.startswith(begin)]
+    if word is None or not others or image in others:
+        return label, [labels[label]]
+    return f"{begin}{{rater}}", [labels[x] for x in sorted([label, *others])]
+
+
+def _beside(label: str, labels: Mapping[str, Mapping[str, pathlib.Path]]) -> list[str]:
+    """The other directories of the same one, with masks of the same names."""
+    place = pathlib.PurePath(label)
+    return [
+        x
+        for x, masks in labels.items()
+        if x != label
+        and pathlib.PurePath(x).parent == place.parent
+        and masks.keys() & labels[label].keys()
+    ]
+
+
+def _table(root: pathlib.Path) -> Layout | None:
+    """A CSV file of pairs, of which a column may say the splits."""
+    for path in sorted(root.glob("*.csv")):
+        rows = csv.DictReader(files.read_text(path).splitlines())
+        if {"image", "mask"} <= set(rows.fieldnames or ()):
+            named = {row.get("split") or "" for row in rows}
+            train = next((x for x in _TRAIN if x in named), "")
+            evaluation = next((x for x in _EVAL if x in named), "")
+            if not (train and evaluation):
+                train, evaluation = "[:80%]", "[80%:]"
+            config = Data(listing=path.name)
+            items = datasets.tabled(config, root, train, splits.parse(train).name)
+            pairs = [(item.image, *item.masks) for item in items]
+            return Layout("", "", train, evaluation, path.name, pairs, [])
+    return None
 
 
 def _likeness(name: str, words: Iterable[str]) -> int:
@@ -180,16 +240,10 @@ def _part(name: str) -> tuple[bool, bool]:
     return tuple(any(word in name for word in words) for words in (_TRAIN, _EVAL))
 
 
-def _by_name(
-    images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
-) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    return {x: (images[x], masks[x]) for x in images if x in masks}
-
-
 def _common(
-    images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
+    images: Mapping[str, pathlib.Path], raters: Sequence[Mapping[str, pathlib.Path]]
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    return list(_by_name(images, masks).values())
+    return [(images[x], masks[x]) for x in images for masks in raters if x in masks]
 
 
 def _listing(root: pathlib.Path, images: Mapping[str, pathlib.Path]) -> tuple[str, str, str] | None:
@@ -225,24 +279,29 @@ def _try(pair: tuple[pathlib.Path, pathlib.Path]) -> Seen | DataError:
 
 def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
     """What is to know of an image and its mask, whose axes say whether they are volumes."""
-    colours = ()
-    try:
-        mask = files.read_mask(mask_path)
-    except DataError:
-        if files.stem(mask_path, files.PICTURES) == mask_path.name:
-            raise
-        mask = files.read_colours(mask_path)
-        different = np.unique(mask.reshape(-1, 3), axis=0)[: _MOST_CLASSES + 1]
-        colours = tuple(map(tuple, different.tolist()))
-        rank = 2
+    colours, masks = (), "classes"
+    if _is_soft(image_path, mask_path):
+        image = files.read_image(image_path)
+        mask, masks = _soft(image, mask_path)
     else:
-        rank = mask.ndim
-    image = files.read_image(image_path, rank)
+        try:
+            mask = files.read_mask(mask_path)
+        except DataError:
+            if files.stem(mask_path, files.PICTURES) == mask_path.name:
+                raise
+            mask = files.read_colours(mask_path)
+            different = np.unique(mask.reshape(-1, 3), axis=0)[: _MOST_CLASSES + 1]
+            colours = tuple(map(tuple, different.tolist()))
+        image = files.read_image(image_path, 2 if colours else mask.ndim)
+    rank = image.ndim - 1
     spacing = None
     if files.stem(image_path, files.NIFTI) != image_path.name:
         spacing = files.read_header(image_path).spacing[:rank]
-    values = () if colours else tuple(np.unique(mask).tolist())
-    ids = np.array([x for x in values if x > 0])
+    if masks == "shares":
+        values = tuple(range(mask.shape[-1]))
+    else:
+        values = () if colours else tuple(np.unique(mask).tolist())
+    ids = np.array([x for x in values if x > 0 and masks == "classes"])
     return Seen(
         shape=image.shape[:-1],
         channels=image.shape[-1],
@@ -250,10 +309,34 @@ def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
         greatest=float(np.nanmax(image)),
         is_grey=bool((image[..., :3] == image[..., :1]).all()),
         spacing=spacing,
+        masks=masks,
         values=values,
         colours=colours,
         whole=_share_of_whole(mask, ids),
         counted=bool(ids.size and ids[-1] == ids.size),
+    )
+
+
+def _is_soft(image_path: pathlib.Path, mask_path: pathlib.Path) -> bool:
+    """Whether a mask has more axes than its image, which is no class index at each pixel."""
+    suffix, of_image = mask_path.suffix.lower(), image_path.suffix.lower()
+    if suffix == ".npy" and of_image in (".png", ".jpg", ".jpeg", ".bmp"):
+        return len(files.read_header(mask_path).shape) == 3
+    return suffix in (".npz", ".mat")
+
+
+def _soft(image: np.ndarray, path: pathlib.Path) -> tuple[np.ndarray, str]:
+    """A mask of several annotators, or of amounts of classes, and what data.masks is of it."""
+    read = files.read_raters if path.suffix.lower() == ".mat" else files.read_shares
+    mask, sides = read(path), image.shape[:-1]
+    if mask.shape[1:] == sides and mask.dtype.kind in "iu":
+        return mask, "votes"
+    if mask.shape[:-1] == sides:
+        return mask, "shares"
+    raise DataError(
+        f"{path} holds {mask.dtype}{list(mask.shape)}, which is neither [annotators, height, "
+        f"width] nor [height, width, classes] for an image of {_size(sides)}; store class indices "
+        "as PNG or .npy"
     )
 
 
@@ -264,8 +347,20 @@ def _share_of_whole(mask: Integer[np.ndarray, "*pixels"], ids: np.ndarray) -> fl
     return float(np.mean([scipy.ndimage.label(mask == x, around)[1] == 1 for x in some] or [0]))
 
 
-def _of_masks(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]:
-    """The fields of Data that masks decide."""
+def _of_masks(
+    seen: Sequence[Seen], comments: dict[str, str], *, several: bool = False
+) -> dict[str, Any]:
+    """The fields of Data that masks decide; `several` have a file of each annotator."""
+    (masks, _), *others = collections.Counter(x.masks for x in seen).most_common()
+    if others:
+        raise DataError(
+            f'some masks are such as data.masks="{masks}" takes, and others "{others[0][0]}"; '
+            "store them in one form"
+        )
+    if masks == "shares":
+        comments["classes"] = "name them, in the order of the last axis of the masks"
+        number = max(len(x.values) for x in seen)
+        return {"masks": masks, "classes": tuple(f"class_{i}" for i in range(number))}
     colours = collections.Counter(colour for x in seen for colour in x.colours)
     if colours:
         if len(colours) > _MOST_CLASSES:
@@ -281,6 +376,9 @@ def _of_masks(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]:
             "colours": tuple(listed),
         }
     values = sorted({value for x in seen for value in x.values})
+    if (several or masks == "votes") and len(values) <= _MOST_CLASSES:
+        comments["masks"] = 'of several annotators; "staple" weighs them'
+        return {"masks": "votes", **_of_values(values, comments)}
     objects = [x for x in seen if x.counted and len(x.values) > 2]
     numbers = {len(x.values) for x in objects}
     if (
@@ -463,15 +561,23 @@ def _lines(
 ) -> list[str]:
     data = config.data
     paths = [path for pair in layout.pairs[:100] for path in pair]
-    suffixes = dict.fromkeys(x.name.removeprefix(files.stem(x, files.IMAGES)) for x in paths)
+    suffixes = dict.fromkeys(x.name.removeprefix(files.stem(x, files.SOFT_MASKS)) for x in paths)
+    table = data.listing.endswith(".csv")
+    where = "files" if table else f"images in {data.image}, masks in {data.label}"
     lines = [
-        f"images in {data.image}, masks in {data.label}: {len(layout.pairs)} pairs in "
-        f"{layout.pairs[0][0].parent}, of {', '.join(suffixes)}; {len(seen)} of them were read",
+        f"{where}: {len(layout.pairs)} pairs in {layout.pairs[0][0].parent}, of "
+        f"{', '.join(suffixes)}; {len(seen)} of them were read",
         f"trains on {data.train_split}, evaluates {data.eval_split}"
         + (f", as listed in {data.listing}" if data.listing else ""),
         f"{len(data.classes)} classes: {', '.join(data.classes[:8])}"
         + (", ..." if len(data.classes) > 8 else ""),
     ]
+    if layout.beside:
+        place = pathlib.PurePath(data.label).with_name("{rater}")
+        lines.append(
+            f"{', '.join(layout.beside[:3])} have masks of the same names; if they are of other "
+            f'annotators, write data.label="{place}" and data.masks="votes"'
+        )
     lines += [f"{name}: {comment}" for name, comment in comments.items() if name != "classes"]
     return lines
 
