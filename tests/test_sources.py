@@ -20,6 +20,7 @@ from jaxseg.data import DataError, files, make_loader, open_source, preparation
 
 RNG = np.random.default_rng(0)
 SIZE = (10, 14)
+INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32)
 
 
 def config(root, **fields):
@@ -559,18 +560,36 @@ def test_masks_of_few_bits(tmp_path, bits):
 @pytest.mark.parametrize(
     ("dtype", "photometric"),
     [
-        *((dtype, "miniswhite") for dtype in (bool, np.uint8, np.uint16)),
-        *((dtype, "minisblack") for dtype in (bool, np.uint8, np.int8, np.uint16, np.uint32)),
+        (dtype, photometric)
+        for photometric in ("miniswhite", "minisblack")
+        for dtype in (bool, *INTEGERS)
     ],
 )
 def test_tiff_masks_as_stored(tmp_path, photometric, dtype):
     """Whatever colour 0 is shown as, and whatever the integer."""
     values = RNG.integers(0, 2, SIZE).astype(dtype)
     values[0, 0] = np.iinfo(dtype).max - 3 if dtype is not bool else True
-    if dtype is np.int8:
+    if np.dtype(dtype).kind == "i":
         values[0, 1] = -1
     save(tmp_path / "a.tif", values, photometric=photometric)
     np.testing.assert_array_equal(files.read_mask(tmp_path / "a.tif"), values)
+
+
+@pytest.mark.parametrize("photometric", ["miniswhite", "minisblack"])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_tiff_images_of_any_integer(tmp_path, dtype, photometric):
+    """None wraps around; bytes of which 0 is white are turned, as they are seen."""
+    values = RNG.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, SIZE, dtype)
+    save(tmp_path / "a.tif", values, photometric=photometric)
+    turned = dtype is np.uint8 and photometric == "miniswhite"
+    found = files.read_image(tmp_path / "a.tif")[..., 0]
+    np.testing.assert_array_equal(found, ~values if turned else values)
+
+
+def test_pages_of_a_tiff_mask_of_any_integer(tmp_path):
+    pages = RNG.integers(-9, 9, (3, *SIZE), np.int16)
+    save(tmp_path / "a.tif", pages, photometric="miniswhite")
+    np.testing.assert_array_equal(files.read_mask(tmp_path / "a.tif"), pages)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy", ".nii"])

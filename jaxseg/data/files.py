@@ -340,7 +340,7 @@ def _has_wide_colours(picture: Image.Image) -> bool:
     return picture.mode.startswith("RGB") and any(";16" in str(tile) for tile in picture.tile)
 
 
-def _load_tiff(path: pathlib.Path, spatial_rank: int) -> np.ndarray:
+def _load_tiff(path: pathlib.Path, spatial_rank: int, what: str = "an image") -> np.ndarray:
     """An image of many channels, or a volume, channels last."""
     import tifffile  # slow to import, and seldom needed
 
@@ -352,7 +352,7 @@ def _load_tiff(path: pathlib.Path, spatial_rank: int) -> np.ndarray:
     except DataError:
         raise
     except (*_UNREADABLE, tifffile.TiffFileError, LookupError) as error:
-        raise _unreadable(path, "an image", error) from error
+        raise _unreadable(path, what, error) from error
     others = [axis for axis in axes if axis not in "YX"]
     # Channels are named so (C), or samples of a pixel (S); other pages are slices of a volume.
     named = [axis for axis in others if axis in "CS"]
@@ -383,10 +383,26 @@ def _picture(path: pathlib.Path) -> np.ndarray:
 def _mask_picture(path: pathlib.Path) -> tuple[str, np.ndarray]:
     """The mode of a mask's file and its values as stored, also those of several pages."""
     data = _read(path, "a mask")
+    if _is_strange(data):
+        pages = np.moveaxis(_load_tiff(path, 2, "a mask"), -1, 0)
+        return "L", pages[0] if len(pages) == 1 else pages
     found = _decode_fast(path, data, "a mask")
     if found is not None and found.ndim == 2:
         return "L", found
     return _decode(path, "a mask", {}, io.BytesIO(data))
+
+
+def _is_strange(data: bytes) -> bool:
+    """Whether this is a TIFF file of a kind that Pillow does not know."""
+    if data[:2] not in (b"II", b"MM"):
+        return False
+    try:
+        Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:
+        return True
+    except _UNREADABLE:  # which is said where it is read
+        pass
+    return False
 
 
 def _read(path: pathlib.Path, what: str) -> bytes:
@@ -438,16 +454,21 @@ def _decode_fast(path: pathlib.Path, data: bytes, what: str) -> np.ndarray | Non
 def _as_stored(picture: Image.Image) -> np.ndarray:
     """The values of a mask as its file has them.
 
-    Pillow stretches grey of 2 and 4 bits to 8, inverts that of TIFF files whose 0 is white, and has
-    no type for other integers of these.
+    Pillow stretches grey of 2 and 4 bits to 8, and inverts that of TIFF files whose 0 is white.
     """
     kind = re.search(r"'(1|L);?([24])?(I?)R?'", str(picture.tile))
-    tags = picture.tag_v2 if picture.format == "TIFF" else {}
-    values = np.asarray(picture)
+    values = _values(picture)
     if kind is not None and kind[3]:
         values = ~values
     if kind is not None and kind[2]:
         values = values // (255 // (2 ** int(kind[2]) - 1))
+    return values
+
+
+def _values(picture: Image.Image) -> np.ndarray:
+    """The values of a picture, also of the integers of TIFF files that Pillow has no type for."""
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}
+    values = np.asarray(picture)
     stored = tags.get(_SAMPLE_FORMAT, (1,))[0], tags.get(_BITS_PER_SAMPLE, (0,))[0]
     types = {(_SIGNED, 8): np.int8, (_UNSIGNED, 32): np.uint32}
     return values.view(types[stored]) if stored in types and picture.mode in "LI" else values
@@ -481,7 +502,7 @@ def _decode(
                 return mode, np.stack(pages)
             if mode in conversions:
                 return mode, np.asarray(picture.convert(conversions[mode]))
-            return mode, _as_stored(picture) if what == "a mask" else np.asarray(picture)
+            return mode, _as_stored(picture) if what == "a mask" else _values(picture)
     except DataError:
         raise
     except _UNREADABLE as error:
