@@ -377,6 +377,11 @@ def test_bad_commands_are_said_in_one_line(monkeypatch, capsys):
     assert run("inspect", "a", "b", code=2).startswith("error: unexpected argument 'b'; ")
 
 
+def names(config, split):
+    source = open_source(config, split)
+    return [source.name(index) for index in range(len(source))]
+
+
 def equal(config, found):
     """That both configs make the same examples, bit for bit, in both splits."""
     for one, other in ((config.train_split, "train"), (config.eval_split, "validation")):
@@ -444,6 +449,26 @@ def test_prepared_votes_colours_and_volumes(tmp_path):
         found = preparation.prepare(config, tmp_path / "out")
         assert found.name == name
         equal(config, found)
+
+
+def test_prepared_examples_keep_their_names(tmp_path, monkeypatch):
+    """In parts of splits and over shards, too; by them evaluations and errors call examples."""
+    monkeypatch.setattr(preparation, "_SHARD_BYTES", 2 * 24 * 32 * 4)
+    make(tmp_path / "some", 9)
+    config = folder(tmp_path / "some", train_split="[:7]", eval_split="[7:]")
+    found = preparation.prepare(config, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*train*array_record*"))) == 4
+    stored = names(config, "[:]")
+    assert stored[0] == f"{tmp_path}/some/images/0.png with mask {tmp_path}/some/masks/0.png"
+    assert names(found, "train") == stored[:7]
+    assert names(found, "validation") == stored[7:]
+    assert names(found, "train[3:6]") == stored[3:6]
+    assert names(found, "validation[:1]+train[5:]") == [stored[7], *stored[5:7]]
+    wrong = dataclasses.replace(found, classes=("a",))
+    with pytest.raises(DataError, match=r"some/images/0.png with mask .*: mask value"):
+        make_loader(open_source(wrong, "train"), wrong)(0)
+    (tmp_path / "out" / "some" / "1.0.0" / "names.json").unlink()  # as those made before
+    assert names(found, "train")[3] == "some train example 3"
 
 
 def test_preparing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
@@ -536,6 +561,17 @@ def test_prepare_as_a_command(tmp_path):
     changes = dict(x.removeprefix("--config.data.").split("=") for x in fields.split())
     assert changes == {"name": "demo", "root": str(tmp_path), "label": "mask"}
     assert len(open_source(Data(**changes), "train")) == 12
+
+
+def test_prepare_says_that_it_skips_nothing(tmp_path):
+    make(tmp_path / "some", 5, channels=1)
+    (tmp_path / "some" / "masks" / "2.png").write_bytes(b"")
+    fields = {"name": "folder", "root": tmp_path / "some", "image": "images", "label": "masks"}
+    fields |= {"train_split": "[:3]", "eval_split": "[3:]", "unreadable": "skip"}
+    options = [f"--config.data.{key}={value}" for key, value in fields.items()]
+    said = run("prepare", f"--output={tmp_path}", "--workers=1", *options, code=2)
+    assert "prepare stops at what can't be read, also with data.unreadable" in said
+    assert "masks/2.png can't be read as a mask" in said
 
 
 LAYOUTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import json
 import pathlib
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from jaxseg.data import coco, files, splits, targets
 from jaxseg.data.files import DataError
 
 if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
     from jaxtyping import Num
 
 
@@ -30,6 +32,8 @@ class Example(NamedTuple):
 
 # Of a data set that holds the examples of another source: the bytes of arrays, with their types.
 FEATURES = ("image", "mask", "image_type", "mask_type", "spacing", "name")
+# And beside its shards, the names of what is in each, which need no example to be read.
+NAMES = "names.json"
 
 
 class Source(Protocol):
@@ -125,6 +129,7 @@ class TfdsSource:
             raise DataError(
                 f"split {split!r} is not in {config.name}, whose splits are {splits}"
             ) from error
+        self._names = _names(builder, split) if self._prepared else []
 
     def __len__(self):
         return len(self._source)
@@ -159,6 +164,8 @@ class TfdsSource:
         return Example(np.atleast_3d(example[self._config.image]), mask)
 
     def name(self, index):
+        if self._names:
+            return self._names[index]
         return f"{self._config.name} {self._split} example {index}"
 
     def version(self, index):
@@ -166,6 +173,15 @@ class TfdsSource:
 
     def unit(self, index):
         return ""  # tensorflow-datasets has its own splits
+
+
+def _names(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+    """What the examples of a split were called where they came from, if it is known."""
+    path = pathlib.Path(builder.data_path / NAMES)
+    if not path.is_file():
+        return []
+    known, parts = json.loads(path.read_text()), builder.info.splits[split].file_instructions
+    return [x for part in parts for x in known[part.basename()][part.skip :][: part.take]]
 
 
 def _needs_packages(name: str, error: ImportError) -> DataError:

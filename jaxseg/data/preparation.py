@@ -8,9 +8,10 @@ What was stored is kept as it was decoded, not as it reaches the device, so that
 classes and all else can still be chosen later.
 
 Several processes write. Shards are whole or not there: when it is interrupted, the same command
-goes on where it was. With --beam, the shards are written under Apache Beam (pip install
-'jaxseg[beam]'), on this machine or, with --beam_options, wherever a runner of Beam runs that sees
-the same files.
+goes on where it was. What can't be read stops it, whatever data.unreadable says, so that no example
+changes its place; `python -m jaxseg.data inspect` lists it before. With --beam, the shards are
+written under Apache Beam (pip install 'jaxseg[beam]'), on this machine or, with --beam_options,
+wherever a runner of Beam runs that sees the same files.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +46,7 @@ from rich.console import Console
 import jaxseg.config
 from jaxseg import cli, report, writing
 from jaxseg.config import Data
-from jaxseg.data.datasets import FEATURES, Source, open_source
+from jaxseg.data.datasets import FEATURES, NAMES, Source, open_source
 from jaxseg.data.files import DataError
 
 ARGUMENTS = 0
@@ -219,13 +221,17 @@ with tfds.core.registered.skip_registration():  # it has a name only when it has
                 _write_with_beam(shards, download_config)
             else:
                 _write_in_processes(shards, self._workers, show=self._show)
-            infos = {key: ([], []) for key in SPLITS}
+            infos, names = {key: ([], []) for key in SPLITS}, {}
             of_split = dict(zip(_splits(self._config), SPLITS, strict=True))
             for shard in shards:
-                lengths, sizes = infos[of_split[shard.split]]
+                key = of_split[shard.split]
+                source, (lengths, sizes) = self._sources[key], infos[key]
+                told = [source.name(index) for index in range(shard.start, shard.stop)]
+                names[os.path.basename(shard.path)] = told
                 lengths.append(shard.stop - shard.start)
                 sizes.append(os.path.getsize(shard.path))
                 os.replace(shard.path, os.path.join(self._data_dir, os.path.basename(shard.path)))
+            pathlib.Path(self._data_dir, NAMES).write_text(json.dumps(names))
             os.replace(plan, os.path.join(self._data_dir, _PLAN))
             self.info.set_splits(
                 tfds.core.SplitDict(
@@ -419,6 +425,12 @@ def main() -> None:
         cli.fail(f"--workers is {args.workers}, but must be at least 1")
     with cli.work():
         config = jaxseg.config.from_dict(dataclasses.asdict(args.config))
+        if config.data.unreadable == "skip":
+            print(
+                'prepare stops at what can\'t be read, also with data.unreadable="skip"; '
+                "python -m jaxseg.data inspect lists it before",
+                file=sys.stderr,
+            )
         try:
             found = prepare(
                 config.data,
