@@ -279,6 +279,11 @@ class Run(NamedTuple):
     state: TrainState  # on the host
     temperature: float  # that its logits are divided by
     fitted_to: str | None  # the split whose images say so
+    fitted_with: str  # the views that it is of, and of no others
+
+    def with_views(self, views: str) -> Run:
+        """The run with its temperature if it is of these views, and without it otherwise."""
+        return self if views == self.fitted_with else self._replace(temperature=1.0, fitted_to=None)
 
 
 def read_config(workdir: str | os.PathLike) -> Config:
@@ -309,17 +314,18 @@ def open_run(workdir: str | os.PathLike, *, step: int | None = None) -> Run:
     return Run(workdir, run, model, step, state, *_temperature(workdir, step))
 
 
-def _temperature(workdir: pathlib.Path, step: int) -> tuple[float, str | None]:
-    """The temperature that was fitted to this checkpoint, and to which split; 1 if none was."""
-    path = workdir / TEMPERATURE_FILE
+def _temperature(workdir: pathlib.Path, step: int) -> tuple[float, str | None, str]:
+    """The temperature fitted to this checkpoint, to which split and of which views; 1 if none."""
+    path, none = workdir / TEMPERATURE_FILE, (1.0, None, "none")
     if not path.is_file():
-        return 1.0, None
+        return none
     try:
         fitted = json.loads(path.read_text())
         value = float(fitted["temperature"])
         if not 0 < value < math.inf:
             raise ValueError(f"a temperature of {value}")
-        return (value, str(fitted["split"])) if fitted["step"] == step else (1.0, None)
+        found = value, str(fitted["split"]), str(fitted.get("views", "none"))
+        return found if fitted["step"] == step else none
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, or fit it again") from error
 
@@ -465,7 +471,8 @@ def _score(console: Console) -> None:
     args = flags.FLAGS
     names = _names()
     if args.workdir:
-        run = open_run(args.workdir)
+        fitted = open_run(args.workdir)
+        run = fitted.with_views(args.views)
         evaluator, found = _of_run(run, names)
         split = args.split or run.config.data.eval_split
         facts = {
@@ -495,6 +502,12 @@ def _score(console: Console) -> None:
             f"The temperature was fitted to {split}, so that scores of probabilities flatter it "
             "here; --split names others.",
         )
+    if args.workdir and run.temperature != fitted.temperature:
+        _say(
+            console,
+            f"The temperature was fitted with --views={fitted.fitted_with} and is not used here; "
+            f"python -m jaxseg.temperature --views={args.views} fits that of these.",
+        )
     output = pathlib.Path(args.output or output)
     scorecard.write(output, found, summary, title, examples)
     for name in scorecard.FILES:
@@ -507,7 +520,7 @@ def _compare(console: Console) -> None:
     if args.labels:
         found = [_of_folder(side, names)[1] for side in sides]
     else:
-        runs = [open_run(side) for side in sides]
+        runs = [open_run(side).with_views(args.views) for side in sides]
         names = _comparable(names, runs)
         found = [_of_run(run, names)[1] for run in runs]
     if found[0].images != found[1].images or found[0].classes != found[1].classes:

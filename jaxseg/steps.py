@@ -234,16 +234,18 @@ def make_logits(
     """Makes `logits(state, images)`: the model's for normalised images, by the `temperature`.
 
     Of several `views`, as `data.views` has them, it is the logarithm of the mean of the
-    probabilities: test-time augmentation.
+    probabilities, test-time augmentation, that the temperature divides: means are less sure than
+    what they are of, so that it has to be that of the mean (Rahaman and Thiery 2021,
+    arXiv:2007.08792).
     """
 
     def logits(state, images):
         def one(images):
             found, _ = apply(*state.eval_variables, images, train=False)
-            return found / temperature
+            return found
 
         if len(views) < 2:
-            return one(images)
+            return one(images) / temperature
         alike = {}  # of one shape, which the model is compiled for once
         for view in views:
             seen = view(images)
@@ -253,7 +255,7 @@ def make_logits(
             answers = lax.map(one, jnp.stack([seen for _, seen in group]))
             for (view, _), answer in zip(group, answers, strict=True):
                 total = jnp.logaddexp(total, view.inverse(jax.nn.log_softmax(answer)))
-        return total - math.log(len(views))
+        return (total - math.log(len(views))) / temperature
 
     return logits
 

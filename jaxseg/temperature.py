@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from absl import flags
 from rich.console import Console
 
 from jaxseg import checks, cli, data, evaluate, parallel, writing
-from jaxseg.steps import make_eval_step
+from jaxseg.data.views import KINDS
+from jaxseg.steps import make_eval_step, make_logits
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -116,10 +117,21 @@ class Fitted(NamedTuple):
     images: int
     before: dict[str, float]
     after: dict[str, float]
+    views: str
 
 
-def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
-    """Fits the temperature of a run's best checkpoint and keeps it in the workdir."""
+class _State(NamedTuple):
+    """What the logits are made of, and the sharpness that they are judged at."""
+
+    eval_variables: Any
+    sharpness: Array
+
+
+def fit_run(workdir: str | os.PathLike, *, split: str | None = None, views: str = "none") -> Fitted:
+    """Fits the temperature of a run's best checkpoint and keeps it in the workdir.
+
+    It is that of the means over the `views`, which only evaluations with the same ones take.
+    """
     run = evaluate.open_run(workdir)
     split = split or run.config.data.eval_split
     runner = parallel.make_runner(run.config.parallel)
@@ -129,21 +141,22 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
     batch_size = parallel.round_up(run.config.eval_batch_size, runner)
     prepare = functools.partial(data.normalise, mean=run.config.data.mean, std=run.config.data.std)
 
-    def logits(state, batch):
-        variables, _ = state
-        return run.model.apply(*variables, batch.images, train=False)[0]
+    rank = len(run.config.data.image_size)
+    logits = make_logits(run.model.apply, views=data.views(views, rank))
 
     def measure(state, logits, image):
-        return {"slopes": slopes(logits, image.labels, state[1], where=image.where)}
+        return {"slopes": slopes(logits, image.labels, state.sharpness, where=image.where)}
 
-    measured = make_eval_step(logits, measure, axis_name=runner.axis_name)
+    measured = make_eval_step(
+        lambda state, batch: logits(state, batch.images), measure, axis_name=runner.axis_name
+    )
     step = runner.compile(
         lambda state, batch: measured(state, runner.spread(prepare(batch))), donate_state=False
     )
 
     def of_split(sharpness):
         positions = data.eval_positions(len(source), batch_size=batch_size, host=host, hosts=hosts)
-        state, total = (placed.eval_variables, runner.place(sharpness)), 0.0
+        state, total = _State(placed.eval_variables, runner.place(sharpness)), 0.0
         for batch in data.batches(source, positions, run.config.data):
             found = parallel.on_host(step(state, runner.shard(batch)))["slopes"]
             total = total + found.sum(0, dtype=np.float64)
@@ -153,11 +166,18 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
 
     def scores(temperature):
         evaluator = evaluate.Evaluator(
-            run.config, run.model, runner, split=split, names=_JUDGED, temperature=temperature
+            run.config,
+            run.model,
+            runner,
+            split=split,
+            names=_JUDGED,
+            temperature=temperature,
+            views=views,
         )
         return evaluator.evaluation(placed).scores()
 
-    found = Fitted(temperature, run.step, split, len(source), scores(1.0), scores(temperature))
+    judged = scores(1.0), scores(temperature)
+    found = Fitted(temperature, run.step, split, len(source), *judged, views)
     if parallel.is_primary():
         path = pathlib.Path(workdir) / evaluate.TEMPERATURE_FILE
         with writing.whole(path) as fresh:
@@ -168,6 +188,7 @@ def fit_run(workdir: str | os.PathLike, *, split: str | None = None) -> Fitted:
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The directory of the run.")
     flags.DEFINE_string("split", None, "What to fit it on. [its data.eval_split]")
+    flags.DEFINE_enum("views", "none", KINDS, "Of means over these views of each image.")
     cli.define_process_flags()
 
 
@@ -176,7 +197,7 @@ def main() -> None:
     if not args.workdir:
         cli.fail("--workdir is missing; give the directory of a run, as training printed it")
     with cli.work():
-        found = fit_run(args.workdir, split=args.split)
+        found = fit_run(args.workdir, split=args.split, views=args.views)
         console = Console(quiet=not parallel.is_primary(), soft_wrap=True, highlight=False)
         console.print(
             f"temperature {found.temperature:.4f}, fitted to step {found.step} on "

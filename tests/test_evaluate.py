@@ -455,10 +455,11 @@ def scored_run(workdirs, tmp_path_factory):
     return workdirs[0] / "evaluation" / "_8_", printed
 
 
-def predictions(workdir):
+def predictions(workdir, **options):
     """Probabilities, labels and `where` of each image, by the model alone."""
     found = evaluate.open_run(workdir)
-    evaluator = evaluate.Evaluator(found.config, found.model, parallel.make_runner("pmap"))
+    runner = parallel.make_runner("pmap")
+    evaluator = evaluate.Evaluator(found.config, found.model, runner, **options)
     return list(evaluator.examples(found.state, range(len(evaluator.source))))
 
 
@@ -980,10 +981,29 @@ def test_fitted_run(workdir, scored_run, tmp_path):
     assert fitted["after"][likelihood] < fitted["before"][likelihood]
     assert summary["metrics"]["mean_iou"] == before["metrics"]["mean_iou"]
 
+    options = "--metrics=accuracy", "--views=flips", f"--output={tmp_path / 'flips' / 'scores'}"
+    printed = run(tmp_path / "flips", f"--workdir={workdir}", *options)
+    assert "The temperature was fitted with --views=none and is not used here; python -m" in printed
+    summary = json.loads((tmp_path / "flips" / "scores" / "summary.json").read_text())
+    assert (summary["temperature"], summary["temperature_fitted_to"]) == (1.0, None)
 
-def logits_of(workdir):
+
+def test_the_temperature_of_views(workdir):
+    """It is that of the means over them, and counts for no others."""
+    found = temperature.fit_run(workdir, views="flips")
+    logits, labels, where = logits_of(workdir, views="flips")
+    root = optimize.brentq(functools.partial(slope, logits[where], labels[where]), 1e-2, 1e2)
+    assert found.temperature == pytest.approx(1 / root, rel=1e-4)
+    assert found.after["negative_log_likelihood"] < found.before["negative_log_likelihood"]
+    kept = evaluate.open_run(workdir)
+    assert kept.with_views("flips") is kept
+    assert kept.temperature == found.temperature != 1
+    assert (kept.with_views("none").temperature, kept.with_views("none").fitted_to) == (1, None)
+
+
+def logits_of(workdir, **options):
     """Of all images, up to a constant of each pixel."""
-    found = predictions(workdir)
+    found = predictions(workdir, **options)
     _, labels, where, probs = (np.stack(x) for x in zip(*found, strict=True))
     return np.log(probs.astype(np.float64)), labels.astype(int), where
 
