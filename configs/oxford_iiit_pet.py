@@ -39,8 +39,10 @@ def get_config() -> Config:
             rotate90=False,
             rotate=10.0,
             scale=(0.75, 1.5),
+            translate=0.1,  # pets are mostly in the middle
             brightness=0.2,
             contrast=0.2,
+            cutout=0.3,
         ),
         model=Model(widths=(32, 64, 128, 256, 512), norm="batch", dropout=0.1),
         optim=Optim(name="adamw", learning_rate=1e-3, warmup_steps=500, weight_decay=1e-4),

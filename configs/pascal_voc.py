@@ -67,6 +67,7 @@ def get_config() -> Config:
             scale=(0.5, 2.0),
             brightness=0.2,
             contrast=0.2,
+            cutmix=0.5,
         ),
         model=Model(widths=(32, 64, 128, 256, 512), norm="batch"),
         optim=Optim(name="rmsprop", learning_rate=1e-3, warmup_steps=500, weight_decay=1e-4),

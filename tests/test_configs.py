@@ -9,6 +9,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg import Batch, config, data, losses, optim, parallel, steps
 from jaxseg.data.pipeline import make_loader
@@ -123,6 +124,30 @@ def test_pages_of_real_data_train(name, shared_data, tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines if "loss" in x] == [1, 2]
     assert (tmp_path / "run" / "pictures" / "step_0000002.png").is_file()
+
+
+def test_vaihingen_reads_colours(tmp_path):
+    """Each of its six is the class of its name, as the benchmark lists them."""
+    listed = {
+        "impervious surface": "ffffff",
+        "building": "0000ff",
+        "low vegetation": "00ffff",
+        "tree": "00ff00",
+        "car": "ffff00",
+        "clutter": "ff0000",
+    }
+    run = load(next(p for p in PAGES if p.stem == "vaihingen"))
+    order = np.random.default_rng(0).permutation(6)
+    mask = np.array([list(bytes.fromhex(x)) for x in listed.values()], np.uint8)[order][None]
+    for directory, array in (("images", np.zeros_like(mask)), ("masks", mask)):
+        (tmp_path / directory).mkdir()
+        Image.fromarray(array).save(tmp_path / directory / "top_mosaic_09cm_area1.tif")
+    small = dataclasses.replace(run.data, root=str(tmp_path), image_size=(1, 6), cache="")
+    example = make_loader(data.open_source(small, "[:]"), small)(0)
+    assert [run.data.classes[i] for i in example.labels[0]] == np.array(list(listed))[
+        order
+    ].tolist()
+    assert example.where.all()
 
 
 def test_cityscapes_maps_label_ids_to_train_ids():
