@@ -85,8 +85,6 @@ def run(config: Config) -> DryRun:
 def sheet(found: DryRun, config: Config) -> np.ndarray:
     """The first images as the model sees them, with their labels; of volumes the middle slice."""
     images, labels, where, *_ = found.prepared
-    if labels.ndim > where.ndim:
-        labels = labels.argmax(-1)
     examples = []
     for row in range(min(_SHOWN, len(images))):
         example = images[row], labels[row], where[row]

@@ -150,20 +150,19 @@ def contact_sheet(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Many examples in small: each as it is, and with its label over it.
 
-    An example is its caption, image, labels and `where`; pixels that don't count are grey.
+    An example is its caption, image, labels and `where`; pixels that don't count are grey. Amounts
+    of classes, which may be small, are drawn alone, their colours mixed by their shares, as are
+    those of pixels that become one.
     """
     colours = palette(len(classes))
     tiles = []
     for caption, image, labels, where in examples:
-        scale = _TILE / max(labels.shape)
-        size = tuple(max(1, round(side * scale)) for side in labels.shape[::-1])
-        shown = cv2.resize(_display(image), size, interpolation=cv2.INTER_AREA)
-        labels, where = (
-            cv2.resize(x.astype(np.float32), size, interpolation=cv2.INTER_NEAREST_EXACT)
-            for x in (labels, where)
-        )
-        over = _over(shown, colours, labels.astype(np.int32))
-        over = np.where(where[..., None] > 0, over, shown // 2 + np.uint8(IGNORED) // 2)
+        scale = _TILE / max(where.shape)
+        size = tuple(max(1, round(side * scale)) for side in where.shape[::-1])
+        shown = _display(image)
+        over = _over(None if labels.ndim > where.ndim else shown, colours, labels)
+        over = np.where(where[..., None], over, shown // 2 + np.uint8(IGNORED) // 2)
+        shown, over = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (shown, over))
         width = 2 * (_TILE + _GAP) + _GAP
         tile = Image.new("RGB", (width, size[1] + _CAPTION), "white")
         for column, picture in enumerate((shown, over)):

@@ -110,6 +110,24 @@ def test_amounts_are_drawn_as_mixtures_of_colours():
     np.testing.assert_allclose(pixels_of(split(row, 4)[1], (2, 2)), wanted, atol=2)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_contact_sheets_mix_what_becomes_one_pixel(soft):
+    """Lines of one pixel in four are a quarter of their colour, and votes are by their share."""
+    image = np.full((704, 704, 1), 9, np.uint8)
+    labels = np.zeros((704, 704), int)
+    labels[:, ::4] = 2
+    where = np.arange(704)[:, None] >= np.full((1, 704), 352)
+    if soft:
+        labels = np.uint8([[4, 0, 0], [0, 0, 0], [2, 0, 2]])[labels]
+    found = pictures.contact_sheet([("a", image, labels, where)], CLASSES)
+    tile = found[CAPTION : CAPTION + 176, 180:356].astype(int)
+    _, _, colour = pictures.palette(3).astype(int)
+    share = 0.5 if soft else 1.0  # of the label's colour alone, or half over the image, black here
+    wanted = colour * share / 4 * (1 if soft else 0.5)
+    np.testing.assert_allclose(tile[96:], np.broadcast_to(wanted, (80, 176, 3)), atol=1)
+    np.testing.assert_allclose(tile[:80], 64, atol=1)
+
+
 def test_images_of_16_bits_are_shown_as_those_of_8():
     image, *others = example((20, 30))
     found = pictures.panels(image.astype(np.uint16) * 257, *others, CLASSES)

@@ -530,11 +530,11 @@ def contact_sheet(found: Inspection, config: Data) -> np.ndarray | None:
 
 
 def _flat(batch: Batch, config: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image, classes and `where`; of a volume the slice with most of what is not class 0."""
-    labels = batch.labels.argmax(-1) if targets.is_soft(config) else batch.labels
-    image, where = batch.images, batch.where
-    if labels.ndim == 3:
-        most = int(np.argmax(np.sum(where & (labels > 0), (1, 2))))
+    """The image, labels and `where`; of a volume the slice with most of what is not class 0."""
+    image, labels, where = batch.images, batch.labels, batch.where
+    if where.ndim == 3:
+        classes = labels.argmax(-1) if targets.is_soft(config) else labels
+        most = int(np.argmax(np.sum(where & (classes > 0), (1, 2))))
         image, labels, where = image[most], labels[most], where[most]
     return image, labels, where
 
