@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tifffile
 from PIL import Image
 from rich.console import Console
 
@@ -133,6 +134,30 @@ def test_any_byte_may_be_wrong(tmp_path, suffix):
         assert len(lines) == 1
 
 
+@ODD_TAGS
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("shape", "photometric", "dtype"),
+    [(SIZE, "miniswhite", np.int16), ((3, *SIZE), "minisblack", np.uint8)],
+)
+def test_any_byte_of_a_tiff_file_may_be_wrong(tmp_path, shape, photometric, dtype):
+    """Also of those that Pillow does not know; as an image and as a mask."""
+    path, rng = tmp_path / "a.tif", np.random.default_rng(0)
+    tifffile.imwrite(path, np.ones(shape, dtype), photometric=photometric)
+    content, refused = path.read_bytes(), []
+    for _ in range(200):
+        changed = bytearray(content)
+        changed[rng.integers(300)] = rng.integers(256)
+        path.write_bytes(changed)
+        for read in (files.read_image, files.read_mask):
+            try:
+                read(path)
+            except DataError as error:
+                refused.append(str(error))
+    assert len(refused) > 20
+    assert all(str(path) in line for line in refused)
+
+
 def png(width, height, rows=b""):
     """A PNG file whose header says a size, with the rows given."""
 
@@ -156,8 +181,6 @@ def test_decompression_bomb(tmp_path, capfd, place):
 
 def test_sizes_that_a_tiff_file_lies_about(tmp_path, capfd):
     """Of a stack of pages that would take terabytes, none is taken."""
-    import tifffile
-
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, np.zeros((5, *SIZE), np.uint8), photometric="minisblack")
     content = bytearray(path.read_bytes())

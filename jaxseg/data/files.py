@@ -217,11 +217,11 @@ def read_header(path: pathlib.Path) -> Header:
         raise _unreadable(path, "a mask", error) from error
 
 
-# What Pillow, NumPy and zlib raise; TypeError is for a TIFF file that lost its directory, and the
-# errors of memory and of large numbers are for sizes that are false.
+# What Pillow, NumPy and zlib raise; TypeError and LookupError are for a TIFF file whose directory
+# is lost or wrong, and the errors of memory and of large numbers are for sizes that are false.
 _UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, OverflowError),
-    *(Image.DecompressionBombError, zlib.error),
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError),
+    *(MemoryError, OverflowError, Image.DecompressionBombError, zlib.error),
 )
 
 
@@ -292,7 +292,7 @@ def _load_berkeley(path: pathlib.Path) -> np.ndarray:
     try:
         annotators = scipy.io.loadmat(path)["groundTruth"][0]
         return np.stack([each["Boundaries"][0, 0] for each in annotators])
-    except (*_UNREADABLE, LookupError, NotImplementedError) as error:
+    except (*_UNREADABLE, NotImplementedError) as error:
         raise _unreadable(path, "a .mat file of the Berkeley data set", error) from error
 
 
@@ -348,10 +348,10 @@ def _load_tiff(path: pathlib.Path, spatial_rank: int, what: str = "an image") ->
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             _check_size(path, series.shape)
-            values, axes = series.asarray(), series.axes
+            values, axes = series.asarray().reshape(series.shape), series.axes
     except DataError:
         raise
-    except (*_UNREADABLE, tifffile.TiffFileError, LookupError) as error:
+    except Exception as error:  # of damaged files tifffile may raise anything
         raise _unreadable(path, what, error) from error
     others = [axis for axis in axes if axis not in "YX"]
     # Channels are named so (C), or samples of a pixel (S); other pages are slices of a volume.
