@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import platform
+import resource
 import threading
 import time
 
@@ -268,6 +270,21 @@ def test_label_map(ignore_label):
     batch = load(mask, label_map=label_map, ignore_label=ignore_label)
     np.testing.assert_array_equal(batch.where, [[True] * 3, [False, False, True]])
     np.testing.assert_array_equal(batch.labels, [[2, 0, 1], [0, 0, 2]])
+
+
+@pytest.mark.parametrize("num_classes", [253, 254, 255, 256])
+def test_bytes_and_wider_masks_become_the_same(num_classes):
+    """Bytes are looked up in a table, that has no room for more classes than 254."""
+    mask = np.arange(256).reshape(16, 16).astype(np.uint8)
+    config = {"classes": tuple(map(str, range(num_classes))), "ignore_label": -1}
+    if num_classes < 256:
+        with pytest.raises(DataError, match=f"mask value {num_classes} .1 pixel"):
+            load(mask, **config)
+        config["label_map"] = tuple((i, i if i < num_classes else -1) for i in range(256))
+    batch, wide = (load(x, **config) for x in (mask, mask.astype(np.int32)))
+    assert_same([batch], [wide._replace(images=batch.images)])
+    np.testing.assert_array_equal(batch.where, mask < num_classes)
+    np.testing.assert_array_equal(batch.labels, np.where(mask < num_classes, mask, 0))
 
 
 def test_label_map_goes_before_ignore_label():
@@ -594,6 +611,44 @@ def test_example_spec_is_what_loads():
             found = make_loader(Numbered(0), config)(5, draw)
             for array, spec in zip(found, example_spec(config, training=training), strict=True):
                 assert (array.shape, array.dtype) == (spec.shape, spec.dtype)
+
+
+def test_examples_are_written_over_what_was_there():
+    """Of smaller images, of those beyond the end and of those that can't be read, too."""
+    examples = [
+        Example(np.full((*size, 1), 9, np.uint8), np.ones(size, np.uint8))
+        for size in ((4, 5), (3, 2))
+    ]
+    examples.append(Example(examples[0].image, np.full((4, 5), 99, np.uint8)))
+    load = make_loader(Given(examples), Data(image_size=(4, 5), unreadable="skip"))
+    for index in range(4):
+        fresh = load(index)
+        assert fresh.where.sum() == (20, 6, 0, 0)[index]
+        used = Batch(*(np.full_like(x, 7) for x in fresh))
+        assert load(index, -1, used) is used
+        assert_same([used], [fresh])
+        assert not used.images[~used.where].any()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked")
+def test_memory_is_used_again():
+    """The system has to give out few pages that it has cleared, once a few batches are read."""
+    size = (1024, 1024)
+
+    class Decoded(Given):
+        def __getitem__(self, index):
+            image = np.full((*size, 3), 7, np.uint8)
+            return Example(image.copy(), np.zeros(size, np.uint8))  # as OpenCV does
+
+    config = Data(image_size=size, channels=3, threads=1)
+    found = batches(Decoded([0]), train_positions(1, batch_size=2, seed=0), config)
+    pages = sum(x.nbytes for x in next(found)) // resource.getpagesize()
+    for _ in range(10):
+        next(found)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        next(found)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10 * pages / 4
 
 
 # What can't be read.

@@ -20,7 +20,7 @@ import scipy.ndimage
 from jaxseg import writing
 from jaxseg.batch import Batch
 from jaxseg.config import Data
-from jaxseg.data import targets
+from jaxseg.data import memory, targets
 from jaxseg.data.datasets import Example, Source
 from jaxseg.data.files import DataError
 from jaxseg.data.targets import Target
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _ALIGN = 64  # bytes
 _PLACES = 2**13  # of the foreground that patches are taken around, of an image
 _CACHE_FORMAT = 2  # to be changed with whatever changes what an example is decoded to
+_MAPPED = 2**14  # files; the system allows four times as many
 _ENDLESS = 2**48  # steps; grain wants a number
 _WHOLE = -1  # the draw of an image that is not for training
 
@@ -128,9 +129,17 @@ def batches(
     Indices past the end of the source become images that don't count; `on_skip` is told, in a
     thread, what could not be read, where data.unreadable is "skip".
     """
+    memory.keep()
     load = make_loader(source, config, on_skip=on_skip)
-    dataset = grain.MapDataset.source(positions)[start:stop]
-    dataset = dataset.map(lambda rows: collate(load(*row) for row in rows.tolist()))
+    specs = _specs(config)
+
+    def gather(rows):
+        batch = _empty(specs[rows[0, 1] != _WHOLE], len(rows))
+        for row, *example in zip(rows.tolist(), *batch, strict=True):
+            load(*row, Batch(*example))
+        return batch
+
+    dataset = grain.MapDataset.source(positions)[start:stop].map(gather)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     return iter(dataset.to_iter_dataset(options))
 
@@ -161,42 +170,61 @@ def example_spec(config: Data, *, training: bool) -> Batch:
 def make_loader(
     source: Source, config: Data, *, on_skip: Callable[[str], None] | None = None
 ) -> Load:
-    """Makes `load(index, draw=-1)`, from an index to an example of fixed size, labels checked.
+    """Makes `load(index, draw=-1, example=None)`: an example of fixed size, labels checked.
 
-    A draw of at least 0 is one for training, whose patch it decides.
+    A draw of at least 0 is one for training, whose patch it decides. What is read is written over
+    `example`, where that is given, such as a row of a batch.
     """
-    specs = {training: example_spec(config, training=training) for training in (False, True)}
+    specs = _specs(config)
     decode = _make_decode(source, config)
     if config.cache:
         decode = _cached(decode, source, config)
     skipped = set()
 
-    def load(index, draw=_WHOLE):
-        training = draw != _WHOLE
-        example = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), specs[training])
+    def read(index, draw):
+        """What is in the example, or None if nothing of it counts."""
         if index >= len(source):
-            return example
+            return None
         try:
             decoded = decode(index)
-            size = example.where.shape
+            training = draw != _WHOLE
             if training and config.patch_size:
                 decoded = _cut(decoded, draw, config)
-            _fits(decoded, size, source.name(index))
+            _fits(decoded, specs[training].where.shape, source.name(index))
         except DataError as error:
             skipped.add(index)
             if config.unreadable == "stop" or len(skipped) == len(source):
                 raise  # what is wrong with all of them is no matter of a file
             if on_skip is not None:
                 on_skip(str(error))
-            return example
-        labels, where = decoded.target
-        inside = tuple(slice(side) for side in where.shape)
-        example.images[inside] = decoded.image
-        example.labels[inside], example.where[inside] = labels, where
-        example.sizes[:] = where.shape
+            return None
+        return decoded
+
+    def load(index, draw=_WHOLE, example=None):
+        decoded = read(index, draw)
+        if example is None:
+            example = _empty(specs[draw != _WHOLE])
+        if decoded is None or decoded.target.where.shape != example.where.shape:
+            for array in example:
+                array.fill(0)
+        if decoded is not None:
+            labels, where = decoded.target
+            inside = tuple(slice(side) for side in where.shape)
+            example.images[inside] = decoded.image
+            example.labels[inside], example.where[inside] = labels, where
+            example.sizes[:] = where.shape
         return example
 
     return load
+
+
+def _specs(config: Data) -> dict[bool, Batch]:
+    """The specs of examples, by whether they are for training."""
+    return {training: example_spec(config, training=training) for training in (False, True)}
+
+
+def _empty(spec: Batch, *rows: int) -> Batch:
+    return jax.tree.map(lambda x: np.empty((*rows, *x.shape), x.dtype), spec)
 
 
 class _Decoded(NamedTuple):
@@ -317,6 +345,7 @@ def _cached(
     plain |= {"unlabelled": "", "unlabelled_share": 0.0}
     fields = repr(dataclasses.replace(config, **plain, train_split="", eval_split=""))
     key = f"{_CACHE_FORMAT} {fields}"
+    mapped = functools.lru_cache(_MAPPED)(_unpacked)
 
     def read(index):
         try:
@@ -326,7 +355,7 @@ def _cached(
         named = f"{key} {version}".encode(errors="surrogateescape")
         path = directory / hashlib.sha256(named).hexdigest()[:40]
         try:
-            image, labels, where, foreground = _unpacked(path)
+            image, labels, where, foreground = mapped(path)
         except (OSError, ValueError, TypeError):  # not there, or not whole
             found = decode(index)
             with writing.whole(path) as fresh, fresh.open("wb") as file:
@@ -347,7 +376,7 @@ def _pack(file: BinaryIO, arrays: Sequence[np.ndarray]) -> None:
 
 def _unpacked(path: pathlib.Path) -> list[np.ndarray]:
     """The arrays of a file, mapped into memory; ValueError unless it has all of them."""
-    content = np.memmap(path, np.uint8, "r")
+    content = np.asarray(np.memmap(path, np.uint8, "r"))
     line = bytes(content[:1024]).split(b"\n")[0]
     place, arrays = len(line) + 1, []
     for dtype, shape in json.loads(line):
