@@ -6,7 +6,7 @@ All read the same files, JPEG or PNG with PNG masks, in turns in one run, into b
 images and class indices: `read`. With `augment`, images are also flipped, rotated, scaled, cropped
 and changed in light: by albumentations in the workers of torch, by the ops of TensorFlow in those
 of tf.data, and by `jaxseg.data.augment` on the device, which here are the same cores. `cached` is
-ours with `data.cache`. README.md says what the columns mean.
+ours with `data.cache`; `decoding` is OpenCV alone. README.md says what the columns mean.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 import cv2
+import grain
 import jax
 import numpy as np
 import tensorflow as tf
@@ -99,6 +100,20 @@ def ours(root: pathlib.Path, size: int, *, augment: bool, cache: str = "") -> It
             yield jax.block_until_ready(step(batch, keys))
 
     return augmented()
+
+
+def decoding(root: pathlib.Path) -> Iterator:
+    """OpenCV decodes as many files in as many threads, and nothing is made of them."""
+    images, masks = (sorted((root / x).iterdir()) for x in ("images", "masks"))
+
+    def decode(batch):
+        for index in range(batch * BATCH, (batch + 1) * BATCH):
+            for paths, how in ((images, cv2.IMREAD_COLOR_RGB), (masks, cv2.IMREAD_GRAYSCALE)):
+                cv2.imdecode(np.fromfile(paths[index % FILES], np.uint8), how)
+        return batch
+
+    options = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=2 * WORKERS)
+    return iter(grain.MapDataset.range(2**40).map(decode).to_iter_dataset(options))
 
 
 class Files(torch.utils.data.Dataset):
@@ -246,6 +261,8 @@ def main() -> None:
                         "torch": functools.partial(of_torch, root, size, **options),
                         "tf.data": functools.partial(of_tensorflow, root, size, **options),
                     }
+                    if what == "read":
+                        contestants["decoding"] = functools.partial(decoding, root)
                     batches = 4 if size > 512 else 24
                     seconds = take_turns(contestants, batches, args.repeats)
                     line = f"{size:5} {kind} {what:8}"
