@@ -180,7 +180,7 @@ def anchored(config: Config) -> Config:
     """The config with absolute paths, so that it means the same from any directory."""
 
     def absolute(path):
-        if not path or "://" in path:
+        if not path or "://" in str(path):
             return path
         return os.path.abspath(os.path.expanduser(path))
 
