@@ -13,10 +13,10 @@ import rich.table
 from PIL import Image
 from rich.console import Console
 
-from jaxseg import data, optim, parallel, pictures, teachers, training_step
+from jaxseg import data, ingredients, parallel, pictures, teachers, training_step
 from jaxseg.batch import Batch
 from jaxseg.config import Config
-from jaxseg.evaluate import make_init, make_model
+from jaxseg.evaluate import make_model
 from jaxseg.steps import step_keys
 
 PICTURE = "dry_run.png"
@@ -43,17 +43,13 @@ def run(config: Config) -> DryRun:
     Of the state there are shapes alone, so it need not fit the device. Work and memory are what XLA
     says of the compiled step.
     """
-    runner = parallel.make_runner(config.parallel)
-    model = make_model(config, axis_name=runner.axis_name)
-    config = training_step.sized(config, model, runner)
-    optimizer = optim.make_optimizer(config.optim, config.steps)
-    train_step = training_step.compiled(config, model, runner, optimizer)
-    training = data.open_training(config.data, config.batch_size, config.seed)
+    made = ingredients.gather(config)
+    config, runner, train_step, training, _, _, template = made
+    made.open_pretrained()  # which raises, as training would
     own, whole = (
         next(data.batches(training.source, training.positions(**share), config.data))
         for share in ({"host": runner.share[0], "hosts": runner.share[1]}, {})
     )
-    template = jax.eval_shape(make_init(config, model))
     teacher = teachers.open_teacher(config)
     plan = training_step.planned(train_step, runner, template, own, teacher)
     keys, _ = step_keys(config.seed, 0, jnp.arange(config.batch_size))

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import math
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
@@ -25,10 +23,8 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import jaxseg.config
-from jaxseg import cli, data, optim, parallel, pretrained, report, teachers, training_step
+from jaxseg import cli, data, ingredients, optim, parallel, report, teachers
 from jaxseg.config import Config
-from jaxseg.evaluate import make_model
-from jaxseg.steps import init_state
 
 _REACH = 20  # the smoothed loss is of this part of the steps
 
@@ -95,20 +91,12 @@ def run(
     if steps < 2:
         raise ValueError(f"--steps is {steps}, but must be at least 2")
     rates = np.geomspace(lowest, highest, steps)
-    runner = parallel.make_runner(config.parallel)
-    model = make_model(config, axis_name=runner.axis_name)
-    config = training_step.sized(config, model, runner)
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)
-    train_step = training_step.compiled(config, model, runner, optimizer)
-    training = data.open_training(config.data, config.batch_size, config.seed)
-    init = functools.partial(
-        init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0
-    )
-    variables = None
-    if config.init_from:
-        variables, _ = pretrained.open_pretrained(config.init_from, jax.eval_shape(init))
-    state = parallel.run_once(init, runner, variables)
+    made = ingredients.gather(config, optimizer)
+    config, runner, train_step, training, _, init, _ = made
+    taken = made.open_pretrained()
+    state = parallel.run_once(init, runner, taken and taken.variables)
     teacher = runner.place(teachers.open_teacher(config))
     host, hosts = runner.share
     positions = training.positions(host=host, hosts=hosts)

@@ -31,17 +31,14 @@ from jaxseg import (
     data,
     dry_run,
     history,
-    loggers,
-    optim,
+    ingredients,
     parallel,
-    pretrained,
     skips,
     teachers,
-    training_step,
 )
 from jaxseg.checkpoints import Checkpoints, disk_is_full
 from jaxseg.config import Config
-from jaxseg.evaluate import CONFIG_FILE, higher_is_better, make_evaluator, make_init, make_model
+from jaxseg.evaluate import CONFIG_FILE, higher_is_better
 from jaxseg.interruption import Interruption
 from jaxseg.lock import Lock, claim
 from jaxseg.profile import Profile
@@ -106,20 +103,11 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
     workdir = pathlib.Path(workdir).absolute()
     # As the workdir keeps it, so that the run can be scored from any directory.
     config = jaxseg.config.anchored(config)
-    runner = parallel.make_runner(config.parallel)
-    model = make_model(config, axis_name=runner.axis_name)
-    if config.batch_size == "auto":
-        config = dataclasses.replace(config, batch_size=_batch_size(workdir, config, model, runner))
+    automatic = config.batch_size == "auto"
+    made = ingredients.gather(_with_batch_size(workdir, config))
+    config, runner, train_step, training, evaluator, init, template = made
+    if automatic:
         _say(console, f"batch_size is {config.batch_size}, from now on")
-    _check(config, runner)
-    optimizer = optim.make_optimizer(config.optim, config.steps)
-    train_step = training_step.compiled(config, model, runner, optimizer)
-    for turn in (primary, not primary):  # one host prepares the data, then the others find it
-        with parallel.together():
-            if turn:
-                training = data.open_training(config.data, config.batch_size, config.seed)
-                evaluator = make_evaluator(config, model, runner)
-
     with parallel.together():
         if primary:
             _claim(workdir, config, allow_config_change, console, lock)
@@ -130,22 +118,18 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         higher_is_better=higher_is_better(config.best),
         on_full_disk=functools.partial(_say, console) if config.disk_full == "go_on" else None,
     )
-    init = make_init(config, model)
-    template = jax.eval_shape(init)
     restored = saved.restore_latest(template)
+    # Placed as the step returns it, or the second step would be compiled anew.
+    if restored is None:
+        taken = made.open_pretrained()
+        if taken:
+            _say(console, taken.line)
+        start, state = 0, parallel.run_once(init, runner, taken and taken.variables)
+    else:
+        start, state = restored[0], runner.place(restored[1])
     with parallel.together():
         if primary:  # only now, so that a config that does not fit has replaced nothing
             jaxseg.config.write(workdir / CONFIG_FILE, config)
-    # Placed as the step returns it, or the second step would be compiled anew.
-    if restored is None:
-        variables = None
-        if config.init_from:
-            with parallel.together():
-                variables, line = pretrained.open_pretrained(config.init_from, template)
-            _say(console, line)
-        start, state = 0, parallel.run_once(init, runner, variables)
-    else:
-        start, state = restored[0], runner.place(restored[1])
     teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
     teacher = runner.place(teacher)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
@@ -267,40 +251,13 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
     return scores
 
 
-def _check(config: Config, runner: parallel.Runner) -> None:
-    """Raises ValueError for numbers that make no run."""
-    parallel.check_batch_size(config.batch_size, runner, config.parts)
-    data.unlabelled_rows(config.data, config.batch_size)
-    loggers.check(config.loggers)
-    counts = ("steps", "eval_batch_size", "eval_every", "checkpoint_every", "log_every")
-    for least, names in ((1, (*counts, "keep_latest")), (0, ("pictures", "seed", "patience"))):
-        for name in names:
-            if getattr(config, name) < least:
-                raise ValueError(f"{name} is {getattr(config, name)}, but must be at least {least}")
-    choices = {"not_finite": ("stop", "skip"), "disk_full": ("stop", "go_on")}
-    for name, known in choices.items():
-        if getattr(config, name) not in known:
-            words = " or ".join(map(repr, known))
-            raise ValueError(f"{name} is {getattr(config, name)!r}, but must be {words}")
-    if config.disk_full == "go_on" and parallel.host()[1] > 1:
-        raise ValueError('disk_full="go_on" is for one process; several must stop, to agree')
-    if config.seed >= 2**63:
-        raise ValueError(f"seed is {config.seed}, but must be less than 2**63")
-    if config.data.patch_size and not config.data.mean:
-        raise ValueError(
-            "data.patch_size needs data.mean and data.std, since a patch has other statistics than "
-            "the image that evaluation sees; `python -m jaxseg.data inspect` measures them"
-        )
-
-
-def _batch_size(workdir, config, model, runner) -> int:
-    """What "auto" stands for: what it was found to be when the run began, or as much as fits."""
+def _with_batch_size(workdir: pathlib.Path, config: Config) -> Config:
+    """The config; if it says "auto", with what that was found to be when the run began, if ever."""
     path = workdir / CONFIG_FILE
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-        kept = jaxseg.config.read(path).batch_size
-        if kept != "auto":
-            return kept
-    return training_step.largest_batch(config, model, runner)
+    begun = path.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
+    if config.batch_size == "auto" and begun:
+        config = dataclasses.replace(config, batch_size=jaxseg.config.read(path).batch_size)
+    return config
 
 
 def _is_out_of_patience(workdir: pathlib.Path, config: Config) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from test_train import Run, arguments, make_config, records
 
-from jaxseg import dry_run
+from jaxseg import dry_run, range_test
 from jaxseg.evaluate import make_init, make_model
 from jaxseg.train import train
 
@@ -84,6 +84,31 @@ def test_first_batch_is_what_the_step_sees(root, monkeypatch):
     wanted = sorted(found.prepared.images, key=lambda x: float(x.sum()))
     for row, want in zip(sorted(rows, key=lambda x: float(x.sum())), wanted, strict=True):
         np.testing.assert_allclose(row, want, atol=2e-5)
+
+
+REFUSED = {
+    "best": ("val/miou", "best is 'val/miou'"),
+    "metrics": (("hausdorf_95",), "hausdorf_95"),
+    "init_from": ("no_run", "no_run is not the directory of a run"),
+    "loggers": (("board",), "loggers has 'board'"),
+    "patience": (-1, "patience is -1"),
+}
+
+
+@pytest.mark.parametrize("command", ["dry_run", "range_test", "train"])
+def test_all_commands_refuse_the_same(command, root, tmp_path):
+    """What is wrong is said of any field before anything is kept."""
+    work = {
+        "dry_run": lambda config: dry_run.show(config, tmp_path / "run", Console()),
+        "range_test": range_test.run,
+        "train": lambda config: train(config, tmp_path / "run"),
+    }
+    for name, (value, message) in REFUSED.items():
+        config = make_config(root, **TINY | {name: value})
+        with pytest.raises((ValueError, OSError), match=message):
+            work[command](config)
+        assert not (tmp_path / "run" / "config.json").exists()
+        assert not (tmp_path / "run" / "dry_run.png").exists()
 
 
 def test_command(root, tmp_path):

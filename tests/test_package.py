@@ -89,6 +89,8 @@ ROOMS |= {
     "training_step": BELOW | {"teachers"},
 }
 TRAINING = BELOW | {"pretrained", "teachers", "training_step"}
+ROOMS["ingredients"] = set(TRAINING)
+TRAINING |= {"ingredients"}
 ROOMS |= {
     "dry_run": TRAINING,
     "train": TRAINING | {"dry_run"},
