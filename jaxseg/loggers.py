@@ -17,7 +17,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -47,9 +47,9 @@ def check(names: Sequence[str]) -> None:
         raise ValueError(f"loggers is {', '.join(map(repr, names))}, but must name each once")
 
 
-def make(config: Config, workdir: pathlib.Path, start: int) -> list:
-    """The loggers of a run that begins or goes on after step `start`."""
-    return [_MAKERS[name](config, workdir, start) for name in config.loggers]
+def make(config: Config, workdir: pathlib.Path, start: int) -> Iterator:
+    """The loggers of a run that begins or goes on after step `start`, one after the other."""
+    return (_MAKERS[name](config, workdir, start) for name in config.loggers)
 
 
 class TensorBoard:
@@ -168,13 +168,14 @@ class MLflow:
     """A run of MLflow, the same one whenever the workdir is resumed, which `mlflow.json` names.
 
     A value that the run has of a step stays, as MLflow can't take it back. If the server fails, the
-    training goes on without it, and what is missing is logged when it is resumed.
+    training goes on without it, and what is missing is logged when it is resumed. Pictures may be
+    kept elsewhere: a store that takes none costs these alone.
     """
 
     def __init__(self, config: Config, workdir: pathlib.Path, start: int):
         import mlflow
 
-        self._mlflow, self._failed = mlflow, False
+        self._mlflow, self._failed = mlflow, set()
         path = workdir / "mlflow.json"
         try:
             self._client = mlflow.MlflowClient()
@@ -221,30 +222,36 @@ class MLflow:
         new = {name: x for name, x in named.items() if (name, step) not in self._has}
         now = int(1000 * time.time())
         metrics = [self._mlflow.entities.Metric(name, x, now, step) for name, x in new.items()]
-        if metrics and self._tried(self._client.log_batch, self._run, metrics):
+        if metrics and self._tried("curves", self._client.log_batch, self._run, metrics):
             self._has.update((name, step) for name in new)
 
     def picture(self, step: int, sheet: np.ndarray) -> None:
         file = f"pictures/step_{step:07d}.png"
-        self._tried(self._client.log_image, self._run, Image.fromarray(sheet), file)
+        self._tried("pictures", self._client.log_image, self._run, Image.fromarray(sheet), file)
 
     def close(self) -> None:
-        self._tried(self._client.set_terminated, self._run)
+        self._tried("curves", self._client.set_terminated, self._run)
 
-    def _tried(self, call, *arguments) -> bool:
-        if self._failed:
+    def _tried(self, what: str, call: Callable, *arguments) -> bool:
+        """Whether a call did not fail; after one that did, none is made of what it is about."""
+        if what in self._failed:
             return False
         try:
             call(*arguments)
-        except self._mlflow.MlflowException as error:
-            self._failed = True
+        except (self._mlflow.MlflowException, OSError) as error:
+            self._failed.add(what)
+            missing = {
+                "curves": "what is missing is logged when the run is resumed",
+                "pictures": "pictures/ of the workdir has them",
+            }
             print(
-                f"MLflow has failed, and the run goes on without it: {error}; what is missing is "
-                "logged when the run is resumed",
+                f"MLflow has failed, and the run goes on without {what} there: "
+                f"{' '.join(str(error).split())}; {missing[what]}",
                 file=sys.stderr,
                 flush=True,
             )
-        return not self._failed
+            return False
+        return True
 
 
 _MAKERS = {"tensorboard": TensorBoard, "csv": Csv, "wandb": WeightsAndBiases, "mlflow": MLflow}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -37,18 +38,23 @@ class Report:
         self._score = None
         self._skipped, self._lock = {}, threading.Lock()  # since threads read
         self._workdir = workdir
-        self._progress = None
+        self._progress, self._open = None, contextlib.ExitStack()
         if workdir is None:
             return
         (workdir / "pictures").mkdir(exist_ok=True)
         if (workdir / SKIPPED).is_file():
             self._skipped = dict.fromkeys((workdir / SKIPPED).read_text().splitlines())
         kept = _drop_after(workdir / METRICS, start)
-        self._metrics = (workdir / METRICS).open("a")
-        self._loggers = loggers.make(config, workdir, start)
-        for values in kept:
-            if "skipped" not in values:  # of a step that was left out
-                self._log(**values)
+        with contextlib.ExitStack() as begun:  # which is closed if what follows fails
+            self._metrics = begun.enter_context((workdir / METRICS).open("a"))
+            self._loggers = []
+            for logger in loggers.make(config, workdir, start):
+                begun.callback(logger.close)
+                self._loggers.append(logger)
+            for values in kept:
+                if "skipped" not in values:  # of a step that was left out
+                    self._log(**values)
+            self._open = begun.pop_all()
         if console.is_terminal and not console.is_jupyter:
             self._progress = Progress(
                 TextColumn("step"),
@@ -62,6 +68,7 @@ class Report:
                 "", total=self._steps, completed=start, text="compiling"
             )
             self._progress.start()
+            self._open.callback(self._progress.stop)
 
     def skipped(self, why: str):
         """Keeps what could not be read, which `SKIPPED` lists, and says it once.
@@ -128,12 +135,8 @@ class Report:
         self._say(f"step {step}/{self._steps}  skipped: {why}")
 
     def close(self):
-        if self._workdir is not None:
-            if self._progress:
-                self._progress.stop()
-            self._metrics.close()
-            for logger in self._loggers:
-                logger.close()
+        """Closes all loggers, also where one of them fails."""
+        self._open.close()
 
     def _write(self, step: int, values: dict[str, float | None]):
         if self._workdir is None:

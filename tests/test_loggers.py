@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -224,6 +225,88 @@ def test_mlflow_run(tmp_path):
     assert picture.path == "pictures/step_0000002.png"
 
 
+class FakeMlflow:
+    """As much of MLflow as a logger calls, whose store takes no pictures."""
+
+    MlflowException = type("MlflowException", (Exception,), {})
+
+    def __init__(self):
+        self.entities = types.SimpleNamespace(Metric=lambda *x: x, Param=lambda *x: x)
+        self.metrics, self.asked, self.ended = [], 0, False
+        self.MlflowClient = lambda: self
+
+    def create_run(self, experiment, run_name):
+        data = types.SimpleNamespace(metrics={})
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id="id"), data=data)
+
+    def get_run(self, run):
+        return self.create_run("", "")
+
+    def get_experiment_by_name(self, name):
+        return types.SimpleNamespace(experiment_id="0")
+
+    def update_run(self, run, status):
+        pass
+
+    def log_batch(self, run, metrics=(), params=()):
+        self.metrics += metrics
+
+    def log_image(self, run, image, file):
+        self.asked += 1
+        raise OSError(30, "Read-only\nfile system")
+
+    def set_terminated(self, run):
+        self.ended = True
+
+
+def test_mlflow_without_pictures(tmp_path, monkeypatch, capsys):
+    """A store that takes none is asked once, and costs a line and no curve."""
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    go_on(tmp_path / "run", ("mlflow",), 0, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "MLflow has failed, and the run goes on without pictures there"
+    ]
+    assert fake.asked == 1
+    assert [step for name, _, _, step in fake.metrics if name == "val/mean_iou"] == [2, 4]
+    assert fake.ended
+
+
+class Recorder:
+    """A logger that fails where it is told to."""
+
+    def __init__(self, fails):
+        self.fails, self.closed = fails, False
+
+    def scalars(self, step, values):
+        if "scalars" in self.fails:
+            raise OSError("no scalars")
+
+    def close(self):
+        self.closed = True
+        if "close" in self.fails:
+            raise OSError("no close")
+
+
+@pytest.mark.parametrize("fails", ["make", "scalars", "close"])
+def test_loggers_are_closed_whatever_fails(fails, tmp_path, monkeypatch):
+    """All that were opened, and metrics.jsonl."""
+    first, second = recorders = [Recorder(fails), Recorder(fails)]
+
+    def make(config, workdir, start):
+        yield first
+        if fails == "make":
+            raise OSError("no make")
+        yield second
+
+    monkeypatch.setattr(loggers, "make", make)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    with pytest.raises(OSError, match=f"no {fails}"):
+        Report(tmp_path, Console(file=io.StringIO()), Config(), 1).close()
+    assert [x.closed for x in recorders] == [True, fails != "make"]
+
+
 @MLFLOW
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_mlflow_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
@@ -237,7 +320,7 @@ def test_mlflow_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
         patch.setattr(mlflow.MlflowClient, "log_batch", fail)
         patch.setattr(loggers.MLflow, "_created", created_without_parameters)
         go_on(tmp_path / "run", ("mlflow",), 0, 3)
-    assert capsys.readouterr().err.count("the run goes on without it: no such host") == 1
+    assert capsys.readouterr().err.count("the run goes on without curves there: no such host") == 1
     assert mlflow_curves(tmp_path / "run") == {}
     go_on(tmp_path / "run", ("mlflow",), 3, 4)
     assert mlflow_curves(tmp_path / "run") == expected(4)
