@@ -145,7 +145,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     skipped = skips.read(workdir)
     report = Report(workdir if primary else None, console, config, start)
-    traced = Profile(workdir, start=start, steps=profile if primary else 0)
+    traced = Profile(workdir, steps=profile if primary else 0)
     with contextlib.closing(saved), contextlib.closing(report), contextlib.closing(traced):
         ends_early = _is_out_of_patience(workdir, config)
         if primary and start < config.steps and not ends_early:
@@ -168,14 +168,15 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 state = state._replace(step=runner.place(np.int32(step)))
                 report.left_out(step, skipped[step])
             else:
+                traced.before_step()
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     state, scalars = train_step(state, batch, *teacher)
+                if feed.running is None:
+                    jax.block_until_ready(scalars)  # now it is compiled, and time is speed
+                    clock.restart(step)
                 feed.running = scalars
                 pending.append((step, scalars))
-            if step == start + 1:
-                jax.block_until_ready(state.step)  # now it is compiled, and time is speed
-                clock.restart(step)
-            traced.after(step, state.step)
+                traced.after_step(scalars)
             logs = step % config.log_every == 0 or step == config.steps
             evaluates = step % config.eval_every == 0 or step == config.steps
             stops = interruption.asked
@@ -222,7 +223,9 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         (workdir / DONE).touch()
     parallel.wait_for_all("said whether it is done")  # before a host leaves, whose script may look
 
-    if profile:
+    if profile and not traced.traced:
+        _say(console, "profile          none, as no step came after the first, which is compiled")
+    elif profile:
         _say(console, f"profile          {traced.directory}; to see it: pip install xprof, then")
         _say(console, f"                 xprof --logdir={shlex.quote(str(traced.directory))}")
         _say(

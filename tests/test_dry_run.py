@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from test_train import Run, arguments, make_config, records
 
-from jaxseg import dry_run, range_test
+from jaxseg import dry_run, range_test, skips
 from jaxseg.evaluate import make_init, make_model
 from jaxseg.train import train
 
@@ -133,14 +133,35 @@ def test_command(root, tmp_path):
 def test_profile(root, tmp_path):
     """Of two steps after the first, and nothing else is changed."""
     config = make_config(root, **TINY)
-    for name, steps in (("traced", 2), ("plain", 0)):
-        screen = io.StringIO()
-        train(config, tmp_path / name, profile=steps, console=Console(file=screen, width=200))
-        assert ("perfetto" in screen.getvalue()) == bool(steps)
+    printed = {
+        name: profiled(config, tmp_path / name, steps)
+        for name, steps in (("traced", 2), ("plain", 0))
+    }
+    assert "perfetto" in printed["traced"]
+    assert "profile   " not in printed["plain"]
     assert records(tmp_path / "traced") == records(tmp_path / "plain")
     assert not (tmp_path / "plain" / "profile").exists()
-    (trace,) = (tmp_path / "traced").glob("profile/plugins/profile/*/perfetto_trace.json.gz")
+    assert traced_steps(tmp_path / "traced") == {2, 3}
+    printed = profiled(config, tmp_path / "plain", 2)  # of a run that is done
+    assert "profile          none, as no step came after the first" in printed
+    assert not (tmp_path / "plain" / "profile").exists()
+
+
+def test_profile_after_a_step_that_is_skipped(root, tmp_path):
+    """The first that is trained is compiled, whichever that is."""
+    skips.add(tmp_path, 1, "loss is nan")
+    profiled(make_config(root, **TINY, parallel="shard_map"), tmp_path, 2)
+    assert traced_steps(tmp_path) == {3, 4}
+
+
+def profiled(config, workdir, steps):
+    screen = io.StringIO()
+    train(config, workdir, profile=steps, console=Console(file=screen, width=200))
+    return screen.getvalue()
+
+
+def traced_steps(workdir):
+    (trace,) = workdir.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    numbers = {int(x["args"]["step_num"]) for x in events if "step_num" in x.get("args", {})}
-    assert numbers == {2, 3}
     (_,) = trace.parent.glob("*.xplane.pb")
+    return {int(x["args"]["step_num"]) for x in events if "step_num" in x.get("args", {})}
