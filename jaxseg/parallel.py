@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import os
@@ -24,6 +25,7 @@ from jaxseg.batch import Batch
 AXIS = "replicas"
 # How XLA and tensorstore begin to say what befell them, rather than what was wrongly asked for.
 BEFALLEN = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
+LAID_OUT = 4  # batches that a device has at once, of steps that were started and the next one
 _SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
@@ -226,14 +228,15 @@ def _on_one_device(state) -> tuple:
 class Feed:
     """Batches as `shard` lays them out on the devices, and the seconds that these waited for them.
 
-    The next one is laid out while the devices compute, of which `feed.running` is told the results.
+    The next one is laid out while the devices compute, of which `started` is told the results; but
+    not before the devices are through with all but `LAID_OUT` - 1 others, which take memory, too.
     They wait for a batch if they have finished when it is there; the whole time that the host
     waited for it then counts, of which it may have been a part.
     """
 
     def __init__(self, batches: Iterable[Batch], shard: Callable[[Batch], Batch]):
         self._batches, self._shard = iter(batches), shard
-        self.running, self.waited = None, 0.0
+        self._running, self.waited = collections.deque(), 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         batch = self._next()
@@ -241,12 +244,18 @@ class Feed:
             yield batch
             batch = self._next()
 
+    def started(self, results) -> None:
+        """Takes what a step gives of the last batch, which may not be computed yet."""
+        self._running.append(results)
+
     def _next(self) -> Batch | None:
         begun = time.perf_counter()
         batch = next(self._batches, None)
         seconds = time.perf_counter() - begun
-        if all(x.is_ready() for x in jax.tree.leaves(self.running)):
+        if all(x.is_ready() for results in self._running for x in jax.tree.leaves(results)):
             self.waited += seconds
+        while len(self._running) >= LAID_OUT:
+            jax.block_until_ready(self._running.popleft())
         return None if batch is None else self._shard(batch)
 
 

@@ -162,7 +162,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         feed = parallel.Feed(batches, runner.shard)
         clock = _Clock(start, feed)
         pending = []  # steps whose scalars are still on the device, so that it can run ahead
-        step = start
+        step, compiled = start, False
         for step, batch in enumerate(feed, start + 1):
             if step in skipped:
                 state = state._replace(step=runner.place(np.int32(step)))
@@ -171,10 +171,11 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 traced.before_step()
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     state, scalars = train_step(state, batch, *teacher)
-                if feed.running is None:
-                    jax.block_until_ready(scalars)  # now it is compiled, and time is speed
-                    clock.restart(step)
-                feed.running = scalars
+                if not compiled:
+                    jax.block_until_ready(state.step)
+                    clock.restart(step)  # since time is speed from now on
+                    compiled = True
+                feed.started(scalars)
                 pending.append((step, scalars))
                 traced.after_step(scalars)
             logs = step % config.log_every == 0 or step == config.steps

@@ -81,7 +81,8 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     """The largest batch that every host's devices have memory for, by what XLA plans for a step.
 
     Of the batches that are split evenly it takes 1, 2, 4, 8, ... times the smallest, and no more
-    than there are images. Besides a step there is room for the next batch.
+    than there are images. Besides a step there is room for the batches of those that follow, as
+    the loop runs ahead. Evaluation, whose batches are others, must fit by itself.
     """
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = compiled(config, model, runner, optimizer)
@@ -95,7 +96,9 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     def needs(size):
         batch = jax.tree.map(lambda x: np.zeros((size // hosts, *x.shape), x.dtype), example)
         memory = planned(train_step, runner, template, batch, teacher).memory
-        return memory + sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
+        others = parallel.LAID_OUT - 1
+        held = sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
+        return memory + others * held
 
     unit = parallel.round_up(1, runner, config.parts)
     for turn in (parallel.is_primary(), not parallel.is_primary()):  # one prepares the data

@@ -61,6 +61,23 @@ def test_of_a_run(monkeypatch):
         training_step.largest_batch(config, model, runner)
 
 
+def test_room_for_the_batches_that_follow(monkeypatch):
+    """A step of 100 bytes, and three batches besides: of images, labels and where, and sizes."""
+    config = Config(batch_size="auto", model=Model(widths=(4, 8)))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=(16, 16)))
+    runner = parallel.make_runner("shard_map")
+    model = evaluate.make_model(config, axis_name=runner.axis_name)
+    monkeypatch.setattr(training_step, "planned", lambda *_: training_step.Plan(None, 60, 40))
+    batch = 16 * 16 * 3 + 2 * 4  # on each device
+    for limit, fits in ((100 + 3 * batch, True), (100 + 3 * batch - 1, False)):
+        monkeypatch.setattr(parallel, "memory", lambda limit=limit: limit)
+        if fits:
+            assert training_step.largest_batch(config, model, runner) == 8
+        else:
+            with pytest.raises(ValueError, match="a batch of 8 needs"):
+                training_step.largest_batch(config, model, runner)
+
+
 def test_what_a_run_keeps(tmp_path):
     """The number with which it began, and none before it has a checkpoint."""
     config = Config(batch_size="auto", steps=2, eval_every=2, pictures=0)

@@ -30,7 +30,7 @@ def fed(step, read, number=8):
     feed = parallel.Feed(slow(number, read), lambda batch: batch)
     found = []
     for batch in feed:
-        feed.running = Running(step)
+        feed.started(Running(step))
         found.append(batch)
     assert found == list(range(number))
     return feed
@@ -45,6 +45,34 @@ def test_a_busy_device_waits_for_nothing():
 def test_an_idle_device_waits():
     feed = fed(step=0.0, read=0.02)
     assert feed.waited >= 8 * 0.02
+
+
+class Unfinished:
+    """What a device is through with when someone waits for it."""
+
+    done = False
+
+    def is_ready(self):
+        return self.done
+
+    def block_until_ready(self):
+        self.done = True
+
+
+def test_few_batches_are_on_the_devices():
+    """Those of the last steps and the next one, without a wait for the steps before these."""
+    running, laid_out = [], []
+
+    def shard(batch):
+        laid_out.append(1 + sum(not x.done for x in running))
+        return batch
+
+    feed = parallel.Feed(range(8), shard)
+    for _ in feed:
+        running.append(Unfinished())
+        feed.started(running[-1])
+    assert laid_out == [1, 2, 3, 4, 4, 4, 4, 4]
+    assert parallel.LAID_OUT == 4
 
 
 def test_batches_are_laid_out_for_each_runner():
