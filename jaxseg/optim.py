@@ -68,7 +68,8 @@ def make_optimizer(
 
     Each pair of `rates` is a glob pattern of parameter names, as checkpoints have them, and a
     factor of their learning rate; the first that matches counts. What has the factor 0 is frozen:
-    it keeps its value, has no state, and its gradient has no part in clipping.
+    it keeps its value, has no state, and its gradient has no part in clipping; see
+    `without_frozen`.
 
     A `schedule` takes the place of the config's.
     """
@@ -126,6 +127,16 @@ def make_optimizer(
             lambda params: _groups(config.rates, params),
         )
     return optimizer
+
+
+def without_frozen(config: Optim, params: dict) -> dict:
+    """The same values, but for XLA to leave out the gradients of what `rates` freeze."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            x if _rate(config.rates, names.dotted(path))[1] else jax.lax.stop_gradient(x)
+        ),
+        params,
+    )
 
 
 def eval_params(params: dict, opt_state: optax.OptState) -> dict:

@@ -50,11 +50,14 @@ def compiled(
     def spread(batch, keys, **look):
         return runner.spread(prepare(batch, keys, **look))
 
+    def apply(params, *inputs, **options):
+        return model.apply(optim.without_frozen(config.optim, params), *inputs, **options)
+
     teaching = teachers.make_teaching(config, model, spread)
     _rehearse(model, prepare, loss, teaching, data.example_spec(config.data, training=True))
     return runner.compile(
         steps.make_train_step(
-            model.apply,
+            apply,
             loss,
             optimizer,
             prepare=spread,

@@ -60,6 +60,16 @@ def test_dry_run(kind, root):
     assert len(np.unique(pictures.reshape(-1, 3), axis=0)) > 50
 
 
+def test_no_backward_pass_of_what_is_frozen(root):
+    """All but the head: the work is then that forward, of three times as much, and the head's."""
+    rates = (("head*", 1.0), ("*", 0.0))
+    whole, head = (
+        dry_run.run(make_config(root, **TINY, **changes)).plan.flops
+        for changes in ({}, {"optim.rates": rates})
+    )
+    assert head < 0.6 * whole
+
+
 def test_first_batch_is_what_the_step_sees(root, monkeypatch):
     """The mean of its images is that in the first step of a training."""
     config = make_config(root, **TINY | {"augment.noise": 0.3})
