@@ -211,14 +211,18 @@ class Evaluator:
         )
         return sorted(terms)
 
-    def picture(self, state: TrainState) -> np.ndarray:
-        """Images spread over the split, with their labels, predictions and entropies."""
+    def picture(self, state: TrainState) -> np.ndarray | None:
+        """Images spread over the split, with their labels, predictions and entropies.
+
+        All hosts must ask together, and the first alone is given it.
+        """
         classes = self.config.data.classes
         count = min(self.config.pictures, len(self.source))
         indices = np.linspace(0, len(self.source) - 1, count).astype(int)
-        return pictures.sheet(
-            [pictures.panels(*x, classes) for x in self.examples(state, indices)], classes
-        )
+        examples = self.examples(state, indices)  # which may gather the state of all hosts
+        if not parallel.is_primary():
+            return None
+        return pictures.sheet([pictures.panels(*x, classes) for x in examples], classes)
 
     def examples(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
         """The image, labels, `where` and probabilities of some images, as `pictures.panels`."""
@@ -226,10 +230,13 @@ class Evaluator:
         params, batch_stats = state.eval_variables  # all that predicts
         state = TrainState(state.step, params, batch_stats, opt_state=(), ema=None)
         state, shard = self._runner.alone(state)
-        for index in indices:
+
+        def example(index):
             batch = data.collate([load(int(index))])
             probs = np.asarray(self._predict(state, shard(batch)))
-            yield batch.images[0], batch.labels[0], batch.where[0], probs[0]
+            return batch.images[0], batch.labels[0], batch.where[0], probs[0]
+
+        return map(example, indices)
 
     def compared(self, state: TrainState, indices: Sequence[int]) -> Iterator[tuple]:
         """What `pictures.comparison` draws of some images."""

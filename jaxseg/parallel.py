@@ -142,7 +142,7 @@ def _fully_sharded(mesh: Mesh) -> Runner:
         spread=partial(
             lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec(AXIS))
         ),
-        alone=_on_one_device,
+        alone=_by_one_host(lambda batch: _placed(batch, _same(mesh, batch))),
     )
 
 
@@ -174,8 +174,7 @@ def _spatial(mesh: Mesh) -> Runner:
         shard=shard,
         layout=layout,
         spread=lambda batch: lax.with_sharding_constraint(batch, shardings(batch)),
-        # One host alone may be asked for a picture.
-        alone=(lambda state: (state, shard)) if jax.process_count() == 1 else _on_one_device,
+        alone=_by_one_host(shard),
     )
 
 
@@ -219,6 +218,11 @@ def _placed(tree, shardings):
 
 def _as_is(batch: Batch) -> Batch:
     return batch
+
+
+def _by_one_host(shard: Callable) -> Callable:
+    """By all devices, as the state lies; but one of several hosts has not all of them."""
+    return (lambda state: (state, shard)) if jax.process_count() == 1 else _on_one_device
 
 
 def _on_one_device(state) -> tuple:

@@ -207,7 +207,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 scores = evaluator.scores(state, on_skip=report.skipped)
                 report.evaluation(step, scores)
                 sheet = evaluator.picture(state) if config.pictures else None
-                if primary and sheet is not None:
+                if sheet is not None:
                     report.picture(step, sheet)
                 ends_early = _is_out_of_patience(workdir, config)
             if saves:

@@ -182,16 +182,28 @@ def test_evaluation(name):
 
 
 @pytest.mark.parametrize("name", ["pmap", "fsdp"])
-def test_pictures_are_of_what_is_evaluated(name):
-    """Of the average that schedule_free keeps in the optimizer's state, not of what is trained."""
+def test_pictures_are_of_what_is_evaluated(name, monkeypatch):
+    """Of the average that schedule_free keeps in the optimizer's state, not of what is trained.
+
+    What is split is not joined for them, and other hosts than the first draw none.
+    """
     free = Optim(name="schedule_free", schedule="constant")
     config = Config(data=Data(image_size=(32, 32)), model=Model(widths=(8, 16)), optim=free)
     model, runner = model_of(config), parallel.make_runner(name)
     state = jax.jit(make_init(config, model))()
     far = jax.tree.map(lambda x: x + 1, state.opt_state.z)
     state = state._replace(opt_state=state.opt_state._replace(z=far))
-    evaluator = Evaluator(config, model, runner, names=("accuracy",))
-    ((image, labels, where, probs),) = evaluator.examples(runner.place(state), [0])
+    evaluator, seen = Evaluator(config, model, runner, names=("accuracy",)), []
+    predict, placed = evaluator._predict, runner.place(state)
+    monkeypatch.setattr(evaluator, "_predict", lambda *x: seen.append(x) or predict(*x))
+    ((image, labels, where, probs),) = evaluator.examples(placed, [0])
+    arrays = jax.tree.leaves(seen[0][0].params)
+    held = sum(x.addressable_data(0).nbytes for x in arrays) / sum(x.nbytes for x in arrays)
+    assert held == 1 if name == "pmap" else held < 0.5  # biases and small kernels are whole
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "is_primary", lambda: False)
+        assert evaluator.picture(placed) is None
+    assert len(seen) == 1
     images = data.normalise(Batch(image[None], labels[None], where[None])).images
     params, batch_stats = state.eval_variables
     assert not np.allclose(jax.tree.leaves(params)[0], jax.tree.leaves(state.params)[0])
