@@ -88,6 +88,7 @@ class Model:
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation, or "bfloat16"; parameters are float32
     remat: bool = False  # computes each block again for its gradient, rather than to keep it
+    window: tuple[int, ...] = ()  # evaluates larger images in such windows, a quarter overlapping
 
 
 @dataclasses.dataclass(slots=True)

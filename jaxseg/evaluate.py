@@ -45,7 +45,14 @@ from jaxseg import (
 from jaxseg.config import Config
 from jaxseg.data.views import KINDS
 from jaxseg.scores import Evaluation
-from jaxseg.steps import TrainState, init_state, make_eval_step, make_logits, make_predict
+from jaxseg.steps import (
+    TrainState,
+    in_windows,
+    init_state,
+    make_eval_step,
+    make_logits,
+    make_predict,
+)
 
 CONFIG_FILE = "config.json"
 TEMPERATURE_FILE = "temperature.json"
@@ -74,7 +81,13 @@ def make_model(config: Config, *, axis_name: str | None = None) -> models.Functi
         raise ValueError(
             f"model.dtype is {config.model.dtype!r}, but must be one of {', '.join(dtypes)}"
         )
-    return models.to_functional(
+    window, sides = config.model.window, config.data.image_size
+    if window and (len(window) != len(sides) or min(window) < 1):
+        raise ValueError(
+            f"model.window is {window}, but must have {len(sides)} positive numbers, as many as "
+            "data.image_size"
+        )
+    model = models.to_functional(
         lambda rngs: models.UNet(
             config.data.channels,
             len(config.data.classes),
@@ -89,6 +102,7 @@ def make_model(config: Config, *, axis_name: str | None = None) -> models.Functi
             rngs=rngs,
         )
     )
+    return model._replace(apply=in_windows(model.apply, window)) if window else model
 
 
 class Evaluator:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxseg import optim
+from jaxseg import ops, optim
 from jaxseg.batch import Batch, Prepared
 from jaxseg.models import Functional
 
@@ -194,6 +194,27 @@ def in_parts(apply: Callable, parts: int) -> Callable:
         return jax.tree.map(joined, logits), batch_stats
 
     return apply_in_parts
+
+
+def in_windows(apply: Callable, size: Sequence[int]) -> Callable:
+    """The same model, which but for training takes larger images in windows of this size.
+
+    It then needs memory for the logits of the image and for a few windows. They are those of
+    `ops.sliding_windows`, with Gaussian weights; along an axis where the image is smaller, windows
+    are as large as it is. An image that is nowhere larger is taken whole.
+    """
+
+    def apply_in_windows(params, batch_stats, images, *, train, key=None):
+        window = tuple(map(min, size, images.shape[1:-1]))
+        if train or window == images.shape[1:-1]:
+            return apply(params, batch_stats, images, train=train, key=key)
+
+        def logits(images):
+            return apply(params, batch_stats, images, train=False)[0]
+
+        return ops.sliding_windows(logits, images, window), batch_stats
+
+    return apply_in_windows
 
 
 def make_eval_step(

@@ -59,7 +59,7 @@ ROOMS = {
     "ops": {"checks"},
     "optim": {"config", "names"},
     "cli": {"config", "parallel"},
-    "steps": {"batch", "metrics", "models", "optim"},
+    "steps": {"batch", "metrics", "models", "ops", "optim"},
     "parallel": {"batch"},
     "data": {"batch", "cli", "config", "labels", "pictures", "report", "writing"},
     "checkpoints": {"names", "parallel"},

@@ -1,5 +1,6 @@
 """Sliding windows: the weighted mean that a plain loop over them computes, for any sizes."""
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
-from jaxseg import ops, parallel
+from jaxseg import data, ops, parallel
 from jaxseg.batch import Batch
+from jaxseg.config import Config, Data, Model
+from jaxseg.evaluate import Evaluator, make_init, make_model
 
 
 def starts(side, length, overlap):
@@ -174,6 +178,53 @@ def test_on_several_devices(kind):
     expected = by_loops(lopsided, images, (8, 4), 0.25, "gaussian")
     expected = expected if runner.axis_name is None else expected.sum(0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_in_windows():
+    """What is scored and drawn is the model's in windows; and, where these are no smaller, as ever.
+
+    Also beside views, and of images that are smaller along one axis.
+    """
+    size = Data(image_size=(24, 32))
+    plain = Config(data=size, model=Model(widths=(2, 4)), eval_batch_size=8)
+    runner = parallel.make_runner("shard_map")
+    state = runner.place(make_init(plain, make_model(plain))())
+
+    def evaluator(window, **options):
+        config = dataclasses.replace(plain, model=Model(widths=(2, 4), window=window))
+        return Evaluator(config, make_model(config), runner, names=("accuracy",), **options)
+
+    def probs(made):
+        ((*_, probs),) = made.examples(state, [1])
+        return probs
+
+    whole = evaluator(())
+    statistics = whole.evaluation(state).statistics
+    for window in ((24, 32), (30, 99)):
+        same = evaluator(window)
+        np.testing.assert_array_equal(probs(same), probs(whole))
+        jax.tree.map(np.testing.assert_array_equal, same.evaluation(state).statistics, statistics)
+    cut = evaluator((40, 16), temperature=2.0)
+    assert not np.array_equal(
+        cut.evaluation(state).statistics["confusion"], statistics["confusion"]
+    )
+    batch = data.collate([data.make_loader(whole.source, plain.data)(1)])
+    expected = by_loops(
+        lambda x: make_model(plain).apply(*state.eval_variables, x, train=False)[0] / 2,
+        np.asarray(data.normalise(batch).images),
+        (24, 16),
+        0.25,
+        "gaussian",
+    )
+    np.testing.assert_allclose(probs(cut), special.softmax(expected[0], -1), rtol=1e-4)
+    flipped = evaluator((40, 16), temperature=2.0, views="flips")
+    assert np.abs(probs(cut) - probs(flipped)).max() > 1e-4
+
+
+@pytest.mark.parametrize("window", [(16,), (16, 0), (8, 8, 8)])
+def test_windows_that_fit_no_image(window):
+    with pytest.raises(ValueError, match="but must have 2 positive numbers, as many as"):
+        make_model(Config(model=Model(window=window)))
 
 
 @pytest.mark.parametrize(
