@@ -1,0 +1,80 @@
+"""What the default training step costs, as XLA counts it: that needs no clock.
+
+`python tests/test_cost.py` records it for the version of jax that is installed, in cost.json.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import pytest
+
+from jaxseg import data, optim, parallel, training_step
+from jaxseg.config import Config, Model
+from jaxseg.evaluate import make_init, make_model
+
+RECORD = pathlib.Path(__file__).parent / "cost.json"
+RENEW = "if that is meant, `python tests/test_cost.py` renews the record"
+
+
+def cost(config):
+    """The FLOPs and the bytes accessed of a compiled step on one CPU; of a loop those of a turn."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+
+    def compiled(step, *, donate_state, constants):
+        return jax.jit(step, donate_argnums=0 if donate_state else ())
+
+    def laid(tree, *batch):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype, sharding=device), tree
+        )
+
+    alone = parallel.make_runner("shard_map")._replace(axis_name=None, compile=compiled)
+    model, optimizer = make_model(config), optim.make_optimizer(config.optim, config.steps)
+    step = training_step.compiled(config, model, alone, optimizer)
+    state = jax.eval_shape(make_init(config, model))
+    batch = data.example_spec(config.data, training=True)
+    lowered = step.lower(laid(state), laid(batch, config.batch_size))
+    found = lowered.compile().cost_analysis()
+    return {"flops": found["flops"], "bytes accessed": found["bytes accessed"]}
+
+
+def check(found, recorded):
+    """Fails if anything has grown by more than a twentieth."""
+    for name, before in recorded.items():
+        assert found[name] <= 1.05 * before, (
+            f"the default training step has {found[name]:.4g} {name}, "
+            f"{found[name] / before - 1:.1%} more than recorded; {RENEW}"
+        )
+
+
+def recorded():
+    found = json.loads(RECORD.read_text()).get(jax.__version__)
+    if found is None:
+        pytest.skip(f"{RECORD.name} has no record for jax {jax.__version__}, which counts its own")
+    return found
+
+
+def test_the_default_step_costs_no_more_than_recorded():
+    check(cost(Config()), recorded())
+
+
+def test_a_step_that_has_grown_is_noticed():
+    """By each of the two numbers; here the activations of blocks are computed twice."""
+    before = recorded()
+    found = cost(dataclasses.replace(Config(), model=Model(remat=True)))
+    for name in before:
+        with pytest.raises(AssertionError, match=f"{name}, .*% more than recorded; if that is me"):
+            check({**before, name: found[name]}, before)
+
+
+def main():
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    records[jax.__version__] = cost(Config())
+    RECORD.write_text(json.dumps(records, indent=2, sort_keys=True) + "\n")
+    print(RECORD.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()
