@@ -1,0 +1,205 @@
+"""A U-Net in sliding windows over a large image, beside MONAI's SlidingWindowInferer.
+
+    python benchmarks/sliding.py --sides 1024,2048
+
+Both have one model with the same weights, ours in Flax and compiled, theirs in eager PyTorch, and
+the same windows of 512 pixels, a quarter of which overlap, with Gaussian weights. They take turns
+in one run, and must agree in what they say. README.md says what the columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import gc
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+# jax needs cores on which torch's idle threads would spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import jax
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+
+from jaxseg import models, ops
+
+PACKAGES = ("jaxseg", "jax", "torch", "monai")
+OURS, CLASSES, WINDOW = "jaxseg", 3, (512, 512)
+
+
+class Block(nn.Sequential):
+    """Two convolutions of side 3, each normalised and rectified."""
+
+    def __init__(self, before: int, width: int):
+        layers = []
+        for channels in (before, width):
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+    def load(self, params: dict, stats: dict) -> None:
+        for i in range(2):
+            conv, norm = self[3 * i], self[3 * i + 1]
+            conv.weight.data = tensor(params[f"conv{i}"]["kernel"].transpose(3, 2, 0, 1))
+            norm.weight.data = tensor(params[f"norm{i}"]["scale"])
+            norm.bias.data = tensor(params[f"norm{i}"]["bias"])
+            norm.running_mean = tensor(stats[f"norm{i}"]["mean"])
+            norm.running_var = tensor(stats[f"norm{i}"]["var"])
+
+
+class UNet(nn.Module):
+    """`jaxseg.models.UNet` with its weights, of which the biases of `up` must be 0."""
+
+    def __init__(self, widths: tuple[int, ...], params: dict, stats: dict):
+        super().__init__()
+        befores = (3, *widths[:-1])
+        self.down = nn.ModuleList(map(Block, befores, widths))
+        self.up, self.decode = nn.ModuleList(), nn.ModuleList()
+        for level, (width, below) in enumerate(itertools.pairwise(widths)):
+            # A dense layer and pixel shuffle is a transposed convolution.
+            up = nn.ConvTranspose2d(below, width, 2, 2, bias=False)
+            kernel = params[f"up{level}"]["dense"]["kernel"].reshape(below, 2, 2, width)
+            up.weight.data = tensor(kernel.transpose(0, 3, 1, 2))
+            assert not params[f"up{level}"]["dense"]["bias"].any()
+            self.up.append(up)
+            self.decode.append(Block(2 * width, width))
+        self.head = nn.Conv2d(widths[0], CLASSES, 1)
+        self.head.weight.data = tensor(params["head"]["kernel"].T[..., None, None])
+        self.head.bias.data = tensor(params["head"]["bias"])
+        for name, blocks in (("down", self.down), ("decode", self.decode)):
+            for level, block in enumerate(blocks):
+                block.load(params[f"{name}{level}"], stats[f"{name}{level}"])
+        self.eval()
+
+    def forward(self, x):
+        skips = []
+        for level, down in enumerate(self.down):
+            x = down(nn.functional.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        x = skips.pop()
+        for up, decode in reversed([*zip(self.up, self.decode, strict=True)]):
+            x = decode(torch.cat([skips.pop(), up(x)], 1))
+        return self.head(x)
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, Callable]:
+    """Who computes the logits `[side, side, classes]` of an image that all have."""
+    init, apply = models.to_functional(
+        lambda rngs: models.UNet(3, CLASSES, widths=widths, rngs=rngs)
+    )
+    params, stats = jax.device_get(jax.jit(init)(jax.random.key(0)))
+    image = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype(np.float32)
+
+    @jax.jit
+    def slide(params, stats, image):
+        def logits(windows):
+            return apply(params, stats, windows, train=False)[0]
+
+        return ops.sliding_windows(logits, image, WINDOW, windows_at_once=at_once)
+
+    variables = jax.device_put((params, stats, image))
+
+    def ours():
+        return np.asarray(jax.block_until_ready(slide(*variables)))[0]
+
+    def theirs(inferer, model, image):
+        with torch.inference_mode():
+            return np.moveaxis(inferer(image, model).numpy()[0], 0, -1)
+
+    inferer = SlidingWindowInferer(WINDOW, at_once, 0.25, "gaussian")
+    model, image = UNet(widths, params, stats), tensor(np.moveaxis(image, -1, 1))
+    last = {"memory_format": torch.channels_last}
+    return {
+        OURS: ours,
+        "MONAI": functools.partial(theirs, inferer, model, image),
+        "MONAI, channels last": functools.partial(
+            theirs, inferer, UNet(widths, params, stats).to(**last), image.to(**last)
+        ),
+    }
+
+
+def timed(call: Callable) -> tuple[np.ndarray, float, float]:
+    """What a call gives, its seconds, and the MB of memory that the process took more at most."""
+    gc.collect()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak, from here on
+    before, begun = resident("VmRSS"), time.perf_counter()
+    found = call()
+    return found, time.perf_counter() - begun, resident("VmHWM") - before
+
+
+def resident(what: str) -> float:
+    """A line of /proc/self/status, in MB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    results = pathlib.Path(__file__).parent / "results" / f"sliding-{jax.default_backend()}.json"
+    numbers = functools.partial(map, int)
+    parser.add_argument("--sides", type=lambda x: [*numbers(x.split(","))], default=[2048, 4096])
+    parser.add_argument(
+        "--widths", type=lambda x: (*numbers(x.split(",")),), default=(32, 64, 128, 256, 512)
+    )
+    parser.add_argument("--windows_at_once", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=pathlib.Path, default=results)
+    args = parser.parse_args()
+    report = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "load": os.getloadavg(),
+        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        "widths": args.widths,
+        "windows_at_once": args.windows_at_once,
+        "repeats": args.repeats,
+        "rows": [],
+    }
+    print(f"{report['machine']}, load {report['load'][0]:.1f}")
+    for side in args.sides:
+        calls = contestants(args.widths, side, args.windows_at_once)
+        jax.block_until_ready(calls[OURS]())  # compiled
+        turns = {who: [] for who in calls}
+        for _ in range(args.repeats):
+            found = {}
+            for who, call in calls.items():
+                found[who], *measured = timed(call)
+                turns[who].append(measured)
+                np.testing.assert_allclose(found[who], found[OURS], rtol=1e-3, atol=1e-3)
+        for who, measured in turns.items():
+            seconds, megabytes = zip(*measured, strict=True)
+            ours = [seconds for seconds, _ in turns[OURS]]
+            row = {
+                "side": side,
+                "contestant": who,
+                "seconds": statistics.median(seconds),
+                "to_ours": statistics.median(x / y for x, y in zip(seconds, ours, strict=True)),
+                "megabytes": max(megabytes),
+            }
+            report["rows"].append(row)
+            print(
+                f"{side:5} {who:21} {row['seconds']:7.2f} s  {row['to_ours']:5.2f}  "
+                f"{row['megabytes']:6.0f} MB",
+                flush=True,
+            )
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
