@@ -10,17 +10,19 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import rich.table
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.text import Text
 
 from jaxseg import metrics, pictures, scores
 from jaxseg.scores import METRICS, Difference, Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILES = ("summary.json", "summary.md", "images.csv", "report.html")
 _PICTURES = 3  # of the best and of the worst images each
@@ -288,6 +290,8 @@ def _charts(
 
 
 def _figure(width: float, height: float):
+    from matplotlib.figure import Figure  # slow to import, and not needed to train
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 

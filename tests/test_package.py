@@ -44,6 +44,26 @@ def test_import_loads_jax_flax_optax_and_numpy_at_most():
     assert names <= {"jaxseg", "jax", "flax", "optax", "numpy"}  # jax may load more of its own
 
 
+NOT_TO_TRAIN = {
+    *("matplotlib", "nibabel", "optuna", "pandas", "pycocotools", "scipy.io", "scipy.stats"),
+    *("tensorflow", "tensorflow_datasets", "tifffile", "torch", "wandb", "mlflow"),
+}
+
+
+def test_training_loads_nothing_slow_that_it_may_not_need():
+    """It takes its time at each start, and before --help."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import json, sys, jaxseg.train; print(json.dumps([*sys.modules]))"],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(json.loads(done.stdout))
+    assert {"jaxseg.train", "orbax.checkpoint", "grain"} <= loaded
+    assert loaded & NOT_TO_TRAIN == set()
+
+
 ROOMS = {
     "batch": set(),
     "checks": set(),

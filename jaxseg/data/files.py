@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import scipy.io
 from PIL import ExifTags, Image, ImageSequence
 
 if TYPE_CHECKING:
@@ -289,6 +288,8 @@ def _shape(path: pathlib.Path, file: zipfile.ZipExtFile) -> tuple[int, ...]:
 
 
 def _load_berkeley(path: pathlib.Path) -> np.ndarray:
+    import scipy.io  # slow to import, and seldom needed
+
     try:
         annotators = scipy.io.loadmat(path)["groundTruth"][0]
         return np.stack([each["Boundaries"][0, 0] for each in annotators])
