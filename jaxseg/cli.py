@@ -112,6 +112,8 @@ def _keep_compiled() -> None:
         with contextlib.suppress(OSError):  # it only saves time
             os.makedirs(path, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", path)
+            # JAX keeps what takes a second, which a run's first state and its evaluation may not.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> typing.NoReturn:
