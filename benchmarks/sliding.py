@@ -1,6 +1,6 @@
 """A U-Net in sliding windows over a large image, beside MONAI's SlidingWindowInferer.
 
-    python benchmarks/sliding.py --sides 1024,2048
+    python benchmarks/sliding.py --sides 1024 --repeats 5
 
 Both have one model with the same weights, ours in Flax and compiled, theirs in eager PyTorch, and
 the same windows of 512 pixels, a quarter of which overlap, with Gaussian weights. They take turns
@@ -113,9 +113,10 @@ def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, C
         return ops.sliding_windows(logits, image, WINDOW, windows_at_once=at_once)
 
     variables = jax.device_put((params, stats, image))
+    compiled = slide.lower(*variables).compile()
 
     def ours():
-        return np.asarray(jax.block_until_ready(slide(*variables)))[0]
+        return np.asarray(jax.block_until_ready(compiled(*variables)))[0]
 
     def theirs(inferer, model, image):
         with torch.inference_mode():
@@ -152,13 +153,14 @@ def resident(what: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     results = pathlib.Path(__file__).parent / "results" / f"sliding-{jax.default_backend()}.json"
-    numbers = functools.partial(map, int)
-    parser.add_argument("--sides", type=lambda x: [*numbers(x.split(","))], default=[2048, 4096])
-    parser.add_argument(
-        "--widths", type=lambda x: (*numbers(x.split(",")),), default=(32, 64, 128, 256, 512)
-    )
+
+    def numbers(text):
+        return tuple(map(int, text.split(",")))
+
+    parser.add_argument("--sides", type=numbers, default=(1024, 4096))
+    parser.add_argument("--repeats", type=numbers, default=(3, 1), help="turns for each side")
+    parser.add_argument("--widths", type=numbers, default=(32, 64, 128, 256, 512))
     parser.add_argument("--windows_at_once", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, default=results)
     args = parser.parse_args()
     report = {
@@ -168,25 +170,26 @@ def main() -> None:
         "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
         "widths": args.widths,
         "windows_at_once": args.windows_at_once,
-        "repeats": args.repeats,
         "rows": [],
     }
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
-    for side in args.sides:
+    for side, repeats in zip(args.sides, args.repeats, strict=True):
         calls = contestants(args.widths, side, args.windows_at_once)
-        jax.block_until_ready(calls[OURS]())  # compiled
         turns = {who: [] for who in calls}
-        for _ in range(args.repeats):
-            found = {}
+        for _ in range(repeats):
+            expected = None
             for who, call in calls.items():
-                found[who], *measured = timed(call)
+                found, *measured = timed(call)
                 turns[who].append(measured)
-                np.testing.assert_allclose(found[who], found[OURS], rtol=1e-3, atol=1e-3)
+                expected = found if expected is None else expected
+                np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+                del found
         for who, measured in turns.items():
             seconds, megabytes = zip(*measured, strict=True)
             ours = [seconds for seconds, _ in turns[OURS]]
             row = {
                 "side": side,
+                "repeats": repeats,
                 "contestant": who,
                 "seconds": statistics.median(seconds),
                 "to_ours": statistics.median(x / y for x, y in zip(seconds, ours, strict=True)),
