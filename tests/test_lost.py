@@ -359,15 +359,17 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, number):
 def test_a_lock_goes_with_its_process(tmp_path):
     """Killed, it leaves the file, but nobody holds it."""
     script = "import sys, time; from pathlib import Path; from jaxseg.lock import Lock\n"
-    script += "Lock(Path(sys.argv[1])).acquire(); print(1, flush=True); time.sleep(60)"
+    script += "lock = Lock(Path(sys.argv[1])); lock.acquire(); print(1, flush=True); time.sleep(60)"
     path = tmp_path / "lock"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        assert not lock.Lock(path).acquire(blocking=False)
+        later = lock.Lock(path)
+        assert not later.acquire(blocking=False)
         process.kill()
-    assert lock.Lock(path).acquire(blocking=False)
+    assert later.acquire(blocking=False)
+    later.release()
 
 
 def test_a_workdir_that_can_only_be_read(root, mounted, tmp_path):

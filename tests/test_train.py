@@ -373,8 +373,8 @@ def test_done_is_what_has_come_to_its_end(root, tmp_path):
     assert done.exists()
     assert run(steps=3) == [False]
     assert done.exists()
-    # With a learning rate of 0 it will no longer become better.
-    changes = {"steps": 40, "patience": 1, "optim.learning_rate": 0.0}
+    # With such a learning rate it will no longer become better.
+    changes = {"steps": 40, "patience": 1, "optim.learning_rate": 1e-30}
     assert 0 < len(run(**changes)) < 30
     assert not any(seen)
     done.unlink()  # as if it had been killed just before
