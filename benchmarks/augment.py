@@ -10,11 +10,8 @@ over the turns of their time to ours. README.md says what the columns mean.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import warnings
 from collections.abc import Callable
@@ -28,6 +25,7 @@ import augmax
 import jax
 import jax.numpy as jnp
 import kornia.augmentation as ka
+import machine
 import numpy as np
 import torch
 from losses import take_turns
@@ -157,11 +155,8 @@ def main() -> None:
         parser.error(f"no such cases: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     warnings.simplefilter("ignore")
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device.device_kind,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        **machine.facts(PACKAGES),
         "repeats": args.repeats,
         "rows": [],
     }

@@ -12,13 +12,10 @@ ours with `data.cache`; `decoding` is OpenCV alone. README.md says what the colu
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -32,6 +29,7 @@ import albumentations
 import cv2
 import grain
 import jax
+import machine
 import numpy as np
 import tensorflow as tf
 import torch
@@ -239,10 +237,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=results)
     args = parser.parse_args()
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        **machine.facts(PACKAGES),
         "repeats": args.repeats,
         "rows": [],
     }

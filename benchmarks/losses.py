@@ -10,13 +10,10 @@ what the columns mean.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import optax
 from jax.scipy.special import xlogy
@@ -383,11 +381,8 @@ def main() -> None:
     packages = ("jaxseg", "jax", "jaxlib", "optax", *(("torch",) if torch else ()))
     speed = bandwidth(on_gpu)
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device.device_kind,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in packages},
+        **machine.facts(packages),
         "size": args.size,
         "repeats": args.repeats,
         "bandwidth_bytes_per_second": speed,

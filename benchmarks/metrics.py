@@ -11,11 +11,8 @@ the columns mean.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import warnings
 from collections.abc import Callable
@@ -28,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import cv2
 import jax
 import jax.numpy as jnp
+import machine
 import monai.metrics
 import numpy as np
 import scipy.ndimage
@@ -446,11 +444,8 @@ def main() -> None:
         parser.error(f"no such cases: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     warnings.simplefilter("ignore")
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device.device_kind,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        **machine.facts(PACKAGES),
         "repeats": args.repeats,
         "rows": [],
     }

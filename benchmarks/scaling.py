@@ -11,13 +11,10 @@ are in memory. README.md says what the columns mean.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
-import platform
 import socket
 import statistics
 import subprocess
@@ -27,6 +24,7 @@ import time
 from unittest import mock
 
 import jax
+import machine
 import numpy as np
 
 import jaxseg.train
@@ -170,10 +168,7 @@ def main() -> None:
             print(json.dumps(found))
         return
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        **machine.facts(PACKAGES),
         "repeats": args.repeats,
         "rows": [],
     }

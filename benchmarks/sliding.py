@@ -10,15 +10,12 @@ in one run, and must agree in what they say. README.md says what the columns mea
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import gc
-import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +24,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
+import machine
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -164,10 +162,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=results)
     args = parser.parse_args()
     report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-        "versions": {x: importlib.metadata.version(x) for x in PACKAGES},
+        **machine.facts(PACKAGES),
         "widths": args.widths,
         "windows_at_once": args.windows_at_once,
         "rows": [],

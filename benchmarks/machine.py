@@ -1,0 +1,20 @@
+"""What a report says of where and when it was made."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+
+def facts(packages: Iterable[str]) -> dict[str, Any]:
+    """The date, the machine and its load, and the versions of these packages."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "load": os.getloadavg(),
+        "versions": {x: importlib.metadata.version(x) for x in packages},
+    }
