@@ -22,7 +22,7 @@ import jax
 from absl import app, flags, logging
 
 from jaxseg import config as config_module
-from jaxseg import parallel
+from jaxseg import memory, parallel
 from jaxseg.config import Config
 
 FAILED, USAGE_ERROR, NO_WAY_ON = 1, 2, 3  # exit codes; docs/resuming.md says what they mean
@@ -77,6 +77,7 @@ def work() -> Iterator[None]:
     A command without the flags of `define_process_flags` is one process.
     """
     args = flags.FLAGS
+    memory.keep()
     _keep_compiled()
     with parallel.leaving_at_once():
         try:

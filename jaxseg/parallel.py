@@ -21,11 +21,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.batch import Batch
+from jaxseg.config import Config
 
 AXIS = "replicas"
 # How XLA and tensorstore begin to say what befell them, rather than what was wrongly asked for.
 BEFALLEN = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 LAID_OUT = 4  # batches that a device has at once, of steps that were started and the next one
+_COUNT = "xla_force_host_platform_device_count"
 _SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
@@ -76,6 +78,26 @@ def make_runner(parallel: str, *, check_vma: bool = True) -> Runner:
             f"parallel is {parallel!r}, but must be one of {', '.join(map(repr, makers))}"
         )
     return makers[parallel](Mesh(np.array(jax.devices()), (AXIS,)))
+
+
+def split_cores(config: Config) -> None:
+    """Takes the cores of a CPU for devices, where there are no others and JAX was told of none.
+
+    XLA runs many a layer on one core alone, so replicas of the model keep more of them busy: as
+    many as the batch splits over, and at most 8, since each has the whole state. To be called
+    before JAX is used: later nothing changes, nor does it with several processes.
+    """
+    told = jax.config.jax_num_cpu_devices > 0 or _COUNT in os.environ.get("XLA_FLAGS", "")
+    replicated = config.parallel in ("pmap", "shard_map")
+    if told or not replicated or jax.distributed.is_initialized():
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = min(8, cores or 1)
+    if type(config.batch_size) is int and config.parts > 0:
+        numbers = range(count, 0, -1)
+        count = next((n for n in numbers if config.batch_size % (n * config.parts) == 0), 1)
+    with contextlib.suppress(RuntimeError):  # JAX is in use
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def _by_pmap(mesh: Mesh) -> Runner:

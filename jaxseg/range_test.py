@@ -173,6 +173,7 @@ def main() -> None:
     args = flags.FLAGS
     with cli.work():
         config = jaxseg.config.from_dict(dataclasses.asdict(args.config))
+        parallel.split_cores(config)
         found = run(config, lowest=args.lowest, highest=args.highest, steps=args.steps)
         if not parallel.is_primary():
             return

@@ -197,6 +197,7 @@ def main() -> None:
     if not args.workdir:
         cli.fail("--workdir is missing; give the directory of a run, as training printed it")
     with cli.work():
+        parallel.split_cores(evaluate.read_config(args.workdir))
         found = fit_run(args.workdir, split=args.split, views=args.views)
         console = Console(quiet=not parallel.is_primary(), soft_wrap=True, highlight=False)
         console.print(

@@ -417,12 +417,13 @@ def main() -> None:
         sys.exit(code)
     with Interruption() as interruption, cli.work():
         try:
+            config = _config(workdir)
+            parallel.split_cores(config)
             if args.dry_run:
-                dry_run.show(_config(workdir), workdir, Console())
+                dry_run.show(config, workdir, Console())
                 return
             if args.profile < 0:
                 raise ValueError(f"--profile is {args.profile}, but must be a number of steps")
-            config = _config(workdir)
             _go_on(interruption, config, workdir, args.allow_config_change, args.profile)
         except NotFiniteError as error:
             cli.fail(str(error), code=cli.NO_WAY_ON)  # it would come to the same again

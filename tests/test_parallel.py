@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import chex
@@ -284,3 +287,43 @@ def test_four_processes_agree_with_one(name, root, tmp_path):
         (_, other), _ = final_state(tmp_path / "alone")
         assert step == 12
         chex.assert_trees_all_close(state.batch_stats, other.batch_stats, rtol=1e-2, atol=1e-3)
+
+
+CORES = """
+import dataclasses, os, sys
+import jax
+from jaxseg import parallel
+from jaxseg.config import Config
+
+def taken(cores, **fields):
+    os.sched_getaffinity = lambda process: set(range(cores))
+    jax.config.update("jax_num_cpu_devices", -1)
+    parallel.split_cores(Config(**fields))
+    return jax.config.jax_num_cpu_devices
+
+print(
+    taken(6, batch_size=8), taken(6, batch_size=6), taken(6, batch_size=12, parts=3),
+    taken(64, batch_size=64), taken(5, batch_size="auto"), taken(4, batch_size=7),
+    taken(4, batch_size=8, parallel="shard_map"), taken(4, batch_size=8, parallel="spatial"),
+    taken(4, batch_size=0), taken(2, batch_size=8),
+)
+print(jax.device_count())
+parallel.split_cores(Config(batch_size=1))  # too late, and told besides
+print(jax.device_count())
+"""
+
+
+def test_cores_become_devices_that_the_batch_splits_over():
+    def printed(**environment):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+        found = subprocess.run(
+            [sys.executable, "-c", CORES], env=environment, check=True, capture_output=True
+        )
+        return found.stdout.decode().split("\n")
+
+    counts, now, later, _ = printed()
+    assert counts == "4 6 4 8 5 1 4 -1 4 2"
+    assert now == later == "2"
+    told, now, *_ = printed(XLA_FLAGS="--xla_force_host_platform_device_count=3")
+    assert set(told.split()) == {"-1"}
+    assert now == "3"

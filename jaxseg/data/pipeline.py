@@ -17,10 +17,10 @@ import jax
 import numpy as np
 import scipy.ndimage
 
-from jaxseg import writing
+from jaxseg import memory, writing
 from jaxseg.batch import Batch
 from jaxseg.config import Data
-from jaxseg.data import memory, targets
+from jaxseg.data import targets
 from jaxseg.data.datasets import Example, Source
 from jaxseg.data.files import DataError
 from jaxseg.data.targets import Target

@@ -1,0 +1,31 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Runs what has a temporary of 160 MB some times, and prints the pages that it was given meanwhile.
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from jaxseg import memory
+
+if sys.argv[1] == "kept":
+    memory.keep()
+twice = jax.jit(lambda x: jax.lax.optimization_barrier(x[:, None] + x).sum())
+x = jnp.ones(6400)
+for repeat in range(6):
+    if repeat == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    twice(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not that of glibc")
+def test_kept_memory_is_not_cleared_anew():
+    def pages(how):
+        args = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
+
+    assert pages("kept") < 0.1 * pages("given back")
