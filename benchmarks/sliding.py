@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import itertools
 import json
 import os
 import pathlib
@@ -28,71 +27,12 @@ import machine
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
-from torch import nn
+from torch_unet import UNet, tensor
 
 from jaxseg import models, ops
 
 PACKAGES = ("jaxseg", "jax", "torch", "monai")
 OURS, CLASSES, WINDOW = "jaxseg", 3, (512, 512)
-
-
-class Block(nn.Sequential):
-    """Two convolutions of side 3, each normalised and rectified."""
-
-    def __init__(self, before: int, width: int):
-        layers = []
-        for channels in (before, width):
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
-            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        super().__init__(*layers)
-
-    def load(self, params: dict, stats: dict) -> None:
-        for i in range(2):
-            conv, norm = self[3 * i], self[3 * i + 1]
-            conv.weight.data = tensor(params[f"conv{i}"]["kernel"].transpose(3, 2, 0, 1))
-            norm.weight.data = tensor(params[f"norm{i}"]["scale"])
-            norm.bias.data = tensor(params[f"norm{i}"]["bias"])
-            norm.running_mean = tensor(stats[f"norm{i}"]["mean"])
-            norm.running_var = tensor(stats[f"norm{i}"]["var"])
-
-
-class UNet(nn.Module):
-    """`jaxseg.models.UNet` with its weights, of which the biases of `up` must be 0."""
-
-    def __init__(self, widths: tuple[int, ...], params: dict, stats: dict):
-        super().__init__()
-        befores = (3, *widths[:-1])
-        self.down = nn.ModuleList(map(Block, befores, widths))
-        self.up, self.decode = nn.ModuleList(), nn.ModuleList()
-        for level, (width, below) in enumerate(itertools.pairwise(widths)):
-            # A dense layer and pixel shuffle is a transposed convolution.
-            up = nn.ConvTranspose2d(below, width, 2, 2, bias=False)
-            kernel = params[f"up{level}"]["dense"]["kernel"].reshape(below, 2, 2, width)
-            up.weight.data = tensor(kernel.transpose(0, 3, 1, 2))
-            assert not params[f"up{level}"]["dense"]["bias"].any()
-            self.up.append(up)
-            self.decode.append(Block(2 * width, width))
-        self.head = nn.Conv2d(widths[0], CLASSES, 1)
-        self.head.weight.data = tensor(params["head"]["kernel"].T[..., None, None])
-        self.head.bias.data = tensor(params["head"]["bias"])
-        for name, blocks in (("down", self.down), ("decode", self.decode)):
-            for level, block in enumerate(blocks):
-                block.load(params[f"{name}{level}"], stats[f"{name}{level}"])
-        self.eval()
-
-    def forward(self, x):
-        skips = []
-        for level, down in enumerate(self.down):
-            x = down(nn.functional.max_pool2d(x, 2) if level else x)
-            skips.append(x)
-        x = skips.pop()
-        for up, decode in reversed([*zip(self.up, self.decode, strict=True)]):
-            x = decode(torch.cat([skips.pop(), up(x)], 1))
-        return self.head(x)
-
-
-def tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array))
 
 
 def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, Callable]:
@@ -121,13 +61,13 @@ def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, C
             return np.moveaxis(inferer(image, model).numpy()[0], 0, -1)
 
     inferer = SlidingWindowInferer(WINDOW, at_once, 0.25, "gaussian")
-    model, image = UNet(widths, params, stats), tensor(np.moveaxis(image, -1, 1))
+    model, image = UNet(widths, params, stats).eval(), tensor(np.moveaxis(image, -1, 1))
     last = {"memory_format": torch.channels_last}
     return {
         OURS: ours,
         "MONAI": functools.partial(theirs, inferer, model, image),
         "MONAI, channels last": functools.partial(
-            theirs, inferer, UNet(widths, params, stats).to(**last), image.to(**last)
+            theirs, inferer, UNet(widths, params, stats).eval().to(**last), image.to(**last)
         ),
     }
 

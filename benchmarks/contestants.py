@@ -1,0 +1,273 @@
+"""U-Nets that train or infer, ours and others, each in a process of its own that waits its turn.
+
+benchmarks/turns.py starts `contestants.py NAME PROBLEM`, and reads a line of JSON from it: what it
+found by its first call, or why there is none. It answers each line that it gets by another.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import copy
+import functools
+import json
+import multiprocessing
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+OURS, PMAP, EAGER = "jaxseg", "jaxseg-pmap", "torch"
+CHANNELS_LAST, COMPILED = "torch-channels-last", "torch-compile"
+SMP, MONAI = "segmentation-models-pytorch", "monai"
+SAME = (OURS, PMAP, EAGER, CHANNELS_LAST, COMPILED)  # that have one model with the same weights
+NAMES = (*SAME, SMP, MONAI)
+RATE = 1e-3
+LEAST = 0.3  # seconds of a turn
+
+
+class Problem(NamedTuple):
+    what: str  # "training" or "inference"
+    images: int
+    side: int
+    classes: int
+    widths: list[int]
+    dtype: str  # of the computation; parameters and loss are in float32
+    device: str  # "cpu" or "cuda"
+
+
+class Work(NamedTuple):
+    """What a contestant does, again and again, and what is to be known of it."""
+
+    call: Callable  # gives the loss or the logits, when they are there
+    on_host: Callable  # what it gave, as an array of numpy
+    megabytes: Callable[[], float]  # at most, since it was last asked
+    parameters: int
+    flops: int | None
+    device: str
+
+
+def arrays(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised images, and a class for each pixel."""
+    draw, size = np.random.default_rng(0), (problem.images, problem.side, problem.side)
+    return (
+        draw.normal(size=(*size, 3)).astype(np.float32),
+        draw.integers(0, problem.classes, size, np.int32),
+    )
+
+
+def functional(problem: Problem, axis_name: str | None = None):
+    import jax.numpy as jnp
+
+    from jaxseg import models
+
+    options = {"widths": problem.widths, "dtype": jnp.dtype(problem.dtype), "axis_name": axis_name}
+    return models.to_functional(lambda rngs: models.UNet(3, problem.classes, **options, rngs=rngs))
+
+
+def variables(problem: Problem) -> tuple[dict, dict]:
+    """The parameters and statistics that ours begins with, for `SAME` of PyTorch."""
+    import jax
+
+    return jax.device_get(jax.jit(functional(problem).init)(jax.random.key(0)))
+
+
+def ours(problem: Problem) -> Work:
+    """The step of the loop on all devices of this process, of a batch that lies there already."""
+    import jax
+    import optax
+
+    from jaxseg import Batch, losses, parallel, steps
+    from jaxseg.batch import Prepared
+
+    device, runner = jax.devices()[0], parallel.make_runner("pmap")
+    images, labels = arrays(problem)
+    batch = runner.shard(Batch(images, labels, np.ones(labels.shape, bool)))
+    taken = resident("VmRSS")
+    model, optimizer = functional(problem, runner.axis_name), optax.adam(RATE)
+    state = runner.place(jax.jit(lambda: steps.init_state(model, optimizer, 0, ema=False))())
+
+    def prepare(batch, keys):
+        return Prepared(*batch[:3], inside=batch.where)
+
+    def logits(state, images):
+        return model.apply(state.params, state.batch_stats, images, train=False)[0]
+
+    loss = losses.weighted_sum({"cross_entropy": 1.0})
+    axis = {"axis_name": runner.axis_name}
+    train_step = runner.compile(
+        steps.make_train_step(model.apply, loss, optimizer, prepare=prepare, seed=0, **axis),
+        donate_state=True,
+    )
+    inferred = jax.pmap(logits, **axis, in_axes=(None, 0))
+
+    def train():
+        nonlocal state
+        state, scalars = jax.block_until_ready(train_step(state, batch))
+        return scalars["loss"]
+
+    def infer():
+        return jax.block_until_ready(inferred(state, batch.images))
+
+    def megabytes():
+        if problem.device == "cpu":
+            return peak() - taken
+        return device.memory_stats()["peak_bytes_in_use"] / 2**20  # which can't be reset
+
+    return Work(
+        train if problem.what == "training" else infer,
+        np.asarray,
+        megabytes,
+        sum(x.size for x in jax.tree.leaves(state.params)),
+        None,  # those of EAGER, which has the same layers
+        device.device_kind,
+    )
+
+
+def theirs(who: str, problem: Problem) -> Work:
+    """The same in PyTorch."""
+    import torch
+
+    on_gpu, training = problem.device == "cuda", problem.what == "training"
+    torch.backends.cudnn.benchmark = True  # takes the fastest of its algorithms, as XLA does
+    layout = torch.channels_last if who in (CHANNELS_LAST, COMPILED) else torch.contiguous_format
+    images, labels = map(torch.from_numpy, arrays(problem))
+    images = images.movedim(-1, 1).to(problem.device, memory_format=layout)
+    labels = labels.long().to(problem.device)
+    build = {SMP: of_smp, MONAI: of_monai}.get(who, of_torch)
+    taken = resident("VmRSS")
+    model = build(problem).train(training).to(problem.device, memory_format=layout)
+    flops = counted(model, images)
+    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    forward = torch.compile(model) if who == COMPILED else model
+
+    def logits():
+        exact = problem.dtype == "float32"
+        with (
+            contextlib.nullcontext()
+            if exact
+            else torch.autocast(problem.device, getattr(torch, problem.dtype))
+        ):
+            return forward(images).float()
+
+    def train():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits(), labels)
+        loss.backward()
+        optimizer.step()
+        return waited(loss.detach())
+
+    def infer():
+        with torch.inference_mode():
+            return waited(logits())
+
+    def waited(x):
+        if on_gpu:
+            torch.cuda.synchronize()
+        return x
+
+    def megabytes():
+        if not on_gpu:
+            return peak() - taken
+        most = torch.cuda.max_memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        return most
+
+    return Work(
+        train if training else infer,
+        lambda found: found.cpu().numpy(),
+        megabytes,
+        sum(x.numel() for x in model.parameters()),
+        flops,
+        torch.cuda.get_device_name() if on_gpu else "cpu",
+    )
+
+
+def of_torch(problem: Problem):
+    from torch_unet import UNet
+
+    # Elsewhere, as there is to be no JAX in this process.
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+        return UNet(problem.widths, *pool.submit(variables, problem).result())
+
+
+def of_smp(problem: Problem):
+    import segmentation_models_pytorch
+
+    return segmentation_models_pytorch.Unet(
+        "resnet18", encoder_weights=None, classes=problem.classes
+    )
+
+
+def of_monai(problem: Problem):
+    from monai.networks.nets import UNet
+
+    strides = (2,) * (len(problem.widths) - 1)
+    return UNet(2, 3, problem.classes, problem.widths, strides, num_res_units=2)
+
+
+def counted(model, images) -> int:
+    """The FLOPs of convolutions and products; of a model that trains, with those of gradients."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, images = copy.deepcopy(model).to("meta"), images.to("meta")
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(model.training):
+        found = model(images)
+        if model.training:
+            found.sum().backward()
+    return counter.get_total_flops()
+
+
+def resident(what: str) -> float:
+    """A line of /proc/self/status, in MB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+def peak() -> float:
+    """The most MB that this process had since this was last asked."""
+    found = resident("VmHWM")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
+def say(**values) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def main(who: str, problem: Problem) -> None:
+    begin = ours if who in (OURS, PMAP) else functools.partial(theirs, who)
+    try:
+        work = begin(problem)
+        begun = time.perf_counter()
+        found = work.call()
+        first = time.perf_counter() - begun
+    except Exception as error:
+        if begin is ours:
+            raise
+        say(skipped=f"{type(error).__name__}: {error}".splitlines()[0])
+        return
+    say(
+        # Of logits something like their size.
+        found=float(np.sqrt(np.mean(np.square(work.on_host(found))))),
+        first_seconds=first,
+        parameters=work.parameters,
+        flops=work.flops,
+        device=work.device,
+    )
+    for _ in sys.stdin:
+        calls, begun = 0, time.perf_counter()
+        while (seconds := time.perf_counter() - begun) < LEAST:
+            work.call()
+            calls += 1
+        say(seconds=seconds / calls, megabytes=work.megabytes())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Problem(**json.loads(sys.argv[2])))

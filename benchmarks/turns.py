@@ -1,0 +1,167 @@
+"""Contestants that take turns, so that what else the machine does meets each alike."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import contestants
+import machine
+from contestants import EAGER, NAMES, OURS, PMAP, SAME, Problem
+
+PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "monai")
+COLUMNS = (
+    *("images", "contestant", "ms", "to eager", "to best", "images/s", "MB", "first call, s"),
+    *("found", "parameters", "GFLOP", "of peak"),
+)
+MEASURED = ("seconds", "megabytes")  # by a turn
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+class Contestant:
+    """The process of one, which is idle but when it is its turn."""
+
+    def __init__(self, who: str, problem: Problem):
+        devices = math.gcd(os.cpu_count(), problem.images) if who == PMAP else 1
+        environment = {
+            "JAX_PLATFORMS": problem.device,
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all share the memory of one GPU
+            # The first call compiles.
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, contestants.__file__, who, json.dumps(problem._asdict())],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self._answer()
+
+    def turn(self) -> dict:
+        print(file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {"skipped": f"it ended: {self._process.wait()}"}
+
+    def end(self) -> None:
+        self._process.communicate()  # ends with its input
+
+
+def measure(problem: Problem, names: list[str], repeats: int, peak: float | None) -> list[dict]:
+    """A row for each contestant."""
+    with contextlib.ExitStack() as stack:
+        rows, running = [], []
+        for who in names:
+            contestant = Contestant(who, problem)
+            stack.callback(contestant.end)
+            rows.append({"contestant": who, **contestant.first})
+            if "skipped" not in contestant.first:
+                running.append((rows[-1], contestant))
+            elif who in (OURS, PMAP):
+                raise RuntimeError(f"{who} can't go on; its process says above why")
+        turns = {row["contestant"]: [] for row, _ in running}
+        for number in range(1 + repeats):
+            for row, contestant in running:
+                turn = contestant.turn()
+                if number:  # the first is slow, as memory is still being found
+                    turns[row["contestant"]].append(turn)
+    ran = [row for row, _ in running]
+    agree(ran, problem)
+    for row in ran:
+        seconds, megabytes = ([turn[x] for turn in turns[row["contestant"]]] for x in MEASURED)
+        row |= {
+            "milliseconds": 1e3 * statistics.median(seconds),
+            "images_per_second": problem.images / statistics.median(seconds),
+            "megabytes": max(megabytes),
+            "turns_milliseconds": [round(1e3 * x, 3) for x in seconds],
+        }
+    times = {row["contestant"]: row["milliseconds"] for row in ran}
+    flops = next((row["flops"] for row in ran if row["contestant"] in SAME and row["flops"]), None)
+    for row in ran:
+        row["to_eager"] = times[EAGER] / row["milliseconds"] if EAGER in times else None
+        row["to_best"] = min(times.values()) / row["milliseconds"]
+        row["flops"] = row["flops"] or flops
+        share = peak and row["flops"] and row["flops"] * 1e3 / row["milliseconds"] / (peak * 1e12)
+        row["share_of_peak"] = share
+    return rows
+
+
+def agree(rows: list[dict], problem: Problem) -> None:
+    """Raises where one of the same model and weights finds another loss, or other logits."""
+    exact = problem.dtype == "float32" and problem.device == "cpu"  # GPUs round to TF32
+    found = {row["contestant"]: row["found"] for row in rows if row["contestant"] in SAME}
+    for who, number in found.items():
+        expected = next(iter(found.values()))
+        if not math.isclose(number, expected, rel_tol=1e-5 if exact else 1e-2):
+            raise ValueError(f"{who} finds {number}, but {next(iter(found))} {expected}")
+
+
+def line(case: str, row: dict) -> str:
+    """That of a table."""
+    if "skipped" in row:
+        return f"| {case} | {row['contestant']} | skipped: {row['skipped']} |" + " |" * 9
+    ratios = ("" if row[x] is None else f"{row[x]:.2f}" for x in ("to_eager", "to_best"))
+    cells = (
+        *(case, row["contestant"], f"{row['milliseconds']:.3g}", *ratios),
+        *(f"{row['images_per_second']:.3g}", f"{row['megabytes']:.0f}"),
+        *(f"{row['first_seconds']:.1f}", f"{row['found']:.6g}", f"{row['parameters']}"),
+        "" if row["flops"] is None else f"{row['flops'] / 1e9:.4g}",
+        "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main(what: str, found: str, description: str) -> None:
+    """Takes the turns that the command line asks for, and writes a table and JSON."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+
+    def listed(of):
+        return lambda text: [of(x) for x in text.split(",")]
+
+    parser.add_argument(
+        "--cases", type=listed(str), default=["4x128", "2x256"], help="images x side"
+    )
+    parser.add_argument("--contestants", type=listed(str), help=",".join(NAMES))
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--classes", type=int, default=3)
+    parser.add_argument("--widths", type=listed(int), default=[32, 64, 128, 256, 512])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for the share of it")
+    parser.add_argument("--output", type=pathlib.Path, help=f"results/{what}-<device>.json")
+    args = parser.parse_args()
+    names = args.contestants or [x for x in NAMES if args.device == "cpu" or x != PMAP]
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"no such contestants: {', '.join(sorted(unknown))}")
+    output = args.output or RESULTS / f"{what}-{args.device}.json"
+    installed = [x for x in PACKAGES if importlib.util.find_spec(x.replace("-", "_"))]
+    options = ("repeats", "classes", "widths", "dtype", "device", "peak")
+    report = {
+        **machine.facts(installed),
+        **{name: getattr(args, name) for name in options},
+        "rows": [],
+    }
+    print(f"{report['machine']}, load {report['load'][0]:.1f}, {args.dtype}")
+    columns = [found if x == "found" else x for x in COLUMNS]
+    print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
+    for case in args.cases:
+        images, side = map(int, case.split("x"))
+        problem = Problem(what, images, side, args.classes, args.widths, args.dtype, args.device)
+        for row in measure(problem, names, args.repeats, args.peak):
+            report["rows"].append({"images": images, "side": side, **row})
+            print(line(case, row), flush=True)
+        output.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,107 @@
+"""What benchmarks/turns.py makes of what its contestants say, and a run of ours alone."""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("turns")
+
+
+@pytest.fixture
+def contestants(turns, monkeypatch):
+    """Stand for processes: what each says at first, and the seconds of its turns."""
+    said = {}
+
+    class Contestant:
+        def __init__(self, who, problem):
+            first, self._seconds = said[who]
+            common = {"first_seconds": 2.0, "parameters": 7, "flops": None, "device": "cpu"}
+            self.first = first if "skipped" in first else common | first
+
+        def turn(self):
+            return {"seconds": self._seconds.pop(0), "megabytes": 10.0 + len(self._seconds)}
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(turns, "Contestant", Contestant)
+    return said
+
+
+def problem(turns, **options):
+    fields = {"what": "training", "images": 4, "side": 8, "classes": 3, "widths": [4]}
+    return turns.Problem(**fields | {"dtype": "float32", "device": "cpu"} | options)
+
+
+def test_rows_are_medians_and_their_ratios(turns, contestants):
+    contestants["jaxseg"] = {"found": 1.5}, [9.0, 0.3, 0.2, 0.1]
+    contestants["torch"] = {"found": 1.5, "flops": 8e9}, [9.0, 0.4, 0.4, 5.0]
+    contestants["monai"] = {"found": 7.0, "flops": 1e9}, [9.0, 0.1, 0.1, 0.1]
+    contestants["torch-compile"] = {"skipped": "no compiler"}, []
+    names = ["jaxseg", "torch", "monai", "torch-compile"]
+    rows = turns.measure(problem(turns), names, 3, peak=0.1)
+    ours, _, _, compiled = rows
+    assert [row["contestant"] for row in rows] == names
+    assert [row["milliseconds"] for row in rows[:3]] == pytest.approx([200, 400, 100])
+    assert [row["to_eager"] for row in rows[:3]] == pytest.approx([2, 1, 4])
+    assert [row["to_best"] for row in rows[:3]] == pytest.approx([0.5, 0.25, 1])
+    assert [row["images_per_second"] for row in rows[:3]] == pytest.approx([20, 10, 40])
+    # Ours has the layers of torch.
+    assert [row["flops"] for row in rows[:3]] == [8e9, 8e9, 1e9]
+    assert [row["share_of_peak"] for row in rows[:3]] == pytest.approx([0.4, 0.2, 0.1])
+    assert ours["megabytes"] == 12.0  # the first turn, which does not count, took 13
+    assert compiled == {"contestant": "torch-compile", "skipped": "no compiler"}
+    columns = len(turns.COLUMNS) + 1
+    assert {turns.line("4x8", row).count("|") for row in rows} == {columns}
+    assert "| 200 | 2.00 | 0.50 | 20 | 12 | 2.0 | 1.5 | 7 | 8 | 40.0% |" in turns.line("4x8", ours)
+    assert "skipped: no compiler" in turns.line("4x8", compiled)
+
+
+@pytest.mark.parametrize(
+    ("options", "close", "apart"),
+    [({}, 1.500001, 1.5001), ({"dtype": "bfloat16"}, 1.51, 1.6), ({"device": "cuda"}, 1.51, 1.6)],
+)
+def test_those_of_one_model_must_agree(turns, contestants, options, close, apart):
+    for found, agrees in ((close, True), (apart, False)):
+        contestants["jaxseg"] = {"found": 1.5}, [1.0, 1.0]
+        contestants["torch"] = {"found": found}, [1.0, 1.0]
+        arguments = problem(turns, **options), ["jaxseg", "torch"], 1, None
+        if agrees:
+            turns.measure(*arguments)
+        else:
+            with pytest.raises(ValueError, match=f"torch finds {apart}, but jaxseg 1.5"):
+                turns.measure(*arguments)
+
+
+def test_ours_is_not_skipped(turns, contestants):
+    contestants["jaxseg"] = {"skipped": "it ended: 1"}, []
+    with pytest.raises(RuntimeError, match="jaxseg can't go on"):
+        turns.measure(problem(turns), ["jaxseg"], 1, None)
+
+
+def test_ours_alone(turns, monkeypatch, tmp_path, capfd):
+    """On one device and on two, which must agree."""
+    output = tmp_path / "training.json"
+    options = "--cases=2x8 --widths=2,4 --repeats=1 --contestants=jaxseg,jaxseg-pmap,monai"
+    monkeypatch.setattr(sys, "argv", ["training.py", *options.split(), f"--output={output}"])
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    turns.main("training", "first loss", "A step.")
+    report = json.loads(output.read_text())
+    ours, ours_twice, monai = report["rows"]
+    widths_2 = 9 * (3 * 2 + 2 * 2) + 2 * 4 + 9 * (4 * 2 + 2 * 2) + 2 * 4  # kernels, normalisation
+    widths_4 = 9 * (2 * 4 + 4 * 4) + 2 * 8 + 4 * 8 + 8  # and the upsampling with its biases
+    assert ours["parameters"] == ours_twice["parameters"] == widths_2 + widths_4 + 2 * 3 + 3
+    assert ours["found"] == pytest.approx(ours_twice["found"], rel=1e-5)
+    assert ours["to_eager"] is None
+    assert "skipped" in monai or monai["parameters"] > 0
+    assert report["versions"]["jaxseg"]
+    assert capfd.readouterr().out.count("\n| 2x8 | ") == 3
