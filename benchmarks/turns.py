@@ -15,7 +15,7 @@ import sys
 
 import contestants
 import machine
-from contestants import EAGER, NAMES, OURS, PMAP, SAME, Problem
+from contestants import EAGER, NAMES, PMAP, SAME, Problem
 
 PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "monai")
 COLUMNS = (
@@ -30,6 +30,7 @@ class Contestant:
     """The process of one, which is idle but when it is its turn."""
 
     def __init__(self, who: str, problem: Problem):
+        self._who = who
         devices = math.gcd(os.cpu_count(), problem.images) if who == PMAP else 1
         environment = {
             "JAX_PLATFORMS": problem.device,
@@ -55,7 +56,9 @@ class Contestant:
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {"skipped": f"it ended: {self._process.wait()}"}
+        if not line:
+            raise RuntimeError(f"{self._who} has ended with code {self._process.wait()}")
+        return json.loads(line)
 
     def end(self) -> None:
         self._process.communicate()  # ends with its input
@@ -71,8 +74,6 @@ def measure(problem: Problem, names: list[str], repeats: int, peak: float | None
             rows.append({"contestant": who, **contestant.first})
             if "skipped" not in contestant.first:
                 running.append((rows[-1], contestant))
-            elif who in (OURS, PMAP):
-                raise RuntimeError(f"{who} can't go on; its process says above why")
         turns = {row["contestant"]: [] for row, _ in running}
         for number in range(1 + repeats):
             for row, contestant in running:

@@ -82,10 +82,15 @@ def test_those_of_one_model_must_agree(turns, contestants, options, close, apart
                 turns.measure(*arguments)
 
 
-def test_ours_is_not_skipped(turns, contestants):
-    contestants["jaxseg"] = {"skipped": "it ended: 1"}, []
-    with pytest.raises(RuntimeError, match="jaxseg can't go on"):
-        turns.measure(problem(turns), ["jaxseg"], 1, None)
+def test_a_contestant_that_ends_is_an_error(turns, monkeypatch, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""print('{"found": 1}', flush=True); input(); raise SystemExit(3)""")
+    monkeypatch.setattr("contestants.__file__", str(script))
+    contestant = turns.Contestant("jaxseg", problem(turns))
+    assert contestant.first == {"found": 1}
+    with pytest.raises(RuntimeError, match="jaxseg has ended with code 3"):
+        contestant.turn()
+    contestant.end()
 
 
 def test_ours_alone(turns, monkeypatch, tmp_path, capfd):
