@@ -24,7 +24,8 @@ import numpy as np
 OURS, PMAP, EAGER = "jaxseg", "jaxseg-pmap", "torch"
 CHANNELS_LAST, COMPILED = "torch-channels-last", "torch-compile"
 SMP, MONAI = "segmentation-models-pytorch", "monai"
-SAME = (OURS, PMAP, EAGER, CHANNELS_LAST, COMPILED)  # that have one model with the same weights
+PYTORCH = (EAGER, CHANNELS_LAST, COMPILED)
+SAME = (OURS, PMAP, *PYTORCH)  # that have one model with the same weights
 NAMES = (*SAME, SMP, MONAI)
 RATE = 1e-3
 LEAST = 0.3  # seconds of a turn

@@ -15,7 +15,7 @@ import sys
 
 import contestants
 import machine
-from contestants import EAGER, NAMES, PMAP, SAME, Problem
+from contestants import EAGER, NAMES, PMAP, PYTORCH, SAME, Problem
 
 PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "monai")
 COLUMNS = (
@@ -91,10 +91,12 @@ def measure(problem: Problem, names: list[str], repeats: int, peak: float | None
             "turns_milliseconds": [round(1e3 * x, 3) for x in seconds],
         }
     times = {row["contestant"]: row["milliseconds"] for row in ran}
+    eager = times.get(EAGER)
+    best = min((times[who] for who in PYTORCH if who in times), default=None)
     flops = next((row["flops"] for row in ran if row["contestant"] in SAME and row["flops"]), None)
     for row in ran:
-        row["to_eager"] = times[EAGER] / row["milliseconds"] if EAGER in times else None
-        row["to_best"] = min(times.values()) / row["milliseconds"]
+        row["to_eager"] = eager and eager / row["milliseconds"]
+        row["to_best"] = best and best / row["milliseconds"]
         row["flops"] = row["flops"] or flops
         share = peak and row["flops"] and row["flops"] * 1e3 / row["milliseconds"] / (peak * 1e12)
         row["share_of_peak"] = share
