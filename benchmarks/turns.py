@@ -23,6 +23,7 @@ COLUMNS = (
     *("found", "parameters", "GFLOP", "of peak"),
 )
 MEASURED = ("seconds", "megabytes")  # by a turn
+WARM = 3  # turns that do not count: the first are slow, as memory is still being found
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -75,10 +76,10 @@ def measure(problem: Problem, names: list[str], repeats: int, peak: float | None
             if "skipped" not in contestant.first:
                 running.append((rows[-1], contestant))
         turns = {row["contestant"]: [] for row, _ in running}
-        for number in range(1 + repeats):
+        for number in range(WARM + repeats):
             for row, contestant in running:
                 turn = contestant.turn()
-                if number:  # the first is slow, as memory is still being found
+                if number >= WARM:
                     turns[row["contestant"]].append(turn)
     ran = [row for row, _ in running]
     agree(ran, problem)
