@@ -430,7 +430,9 @@ def main() -> None:
         except OSError as error:
             if not disk_is_full(error):
                 raise
-            what = f"{cli.explain(error)}. Make room for {workdir}, and start again to go on"
+            full = pathlib.Path(error.filename or workdir).absolute()  # or that of data.cache
+            room = workdir if full.is_relative_to(workdir.absolute()) else full.parent
+            what = f"{cli.explain(error)}. Make room for {room}, and start again to go on"
             cli.fail(what, code=cli.FAILED)
 
 

@@ -29,6 +29,8 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
         yield fresh
         os.replace(fresh, path)
-    except BaseException:
+    except BaseException as error:
         fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = os.fspath(path)  # where there is no room, for one
         raise

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import pathlib
 
 import jax
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,6 +126,25 @@ def test_pages_of_real_data_train(name, shared_data, tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines if "loss" in x] == [1, 2]
     assert (tmp_path / "run" / "pictures" / "step_0000002.png").is_file()
+
+
+def test_ct_has_a_window_and_parts_patients(tmp_path):
+    """Volumes of a patient are on one side, and values mean what they do in all of them."""
+    run = load(next(p for p in PAGES if p.stem == "ct"))
+    values = np.array([-1000, -160, 40, 240, 3000], np.int16).reshape(1, 1, 5)
+    for patient, scan in itertools.product(range(12), (1, 2)):
+        for directory, array in (("images", values), ("labels", np.zeros_like(values))):
+            path = tmp_path / directory / f"patient{patient:02}_scan{scan}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.diag((1.5, 1.5, 2.0, 1.0))), path)
+    sides = {"root": str(tmp_path), "cache": "", "image_size": (1, 1, 5)}
+    small = dataclasses.replace(run.data, **sides)
+    parts = [data.open_source(small, split) for split in (small.train_split, small.eval_split)]
+    units = [{part.unit(i) for i in range(len(part))} for part in parts]
+    assert units[0] | units[1] == {f"patient{i:02}" for i in range(12)}
+    assert not units[0] & units[1]
+    assert [len(part) for part in parts] == [2 * len(each) for each in units]
+    assert make_loader(parts[0], small)(0).images.ravel().tolist() == [0, 0, 128, 255, 255]
 
 
 def test_vaihingen_reads_colours(tmp_path):

@@ -346,6 +346,23 @@ def test_sketches_tell_images_apart():
     assert inspection._sketch(np.zeros((8, 8, 1), np.uint8)) is None
 
 
+def test_inspect_tells_of_orientation_tags(tmp_path):
+    """Of a square picture, or one upside down, no size tells that a viewer shows it otherwise."""
+    make(tmp_path)
+    for i, orientation in enumerate((1, 3, None)):
+        path = tmp_path / "images" / f"{i}.png"
+        with Image.open(path) as image:
+            exif = Image.Exif()
+            if orientation:
+                exif[0x0112] = orientation
+            image.save(path.with_suffix(".jpg"), exif=exif)
+        path.unlink()
+    found = inspection.inspect(folder(tmp_path))
+    lines = [f"{tmp_path / 'images' / '1.jpg'} has an orientation tag, which is ignored"]
+    assert kinds(found)["orientation tag"] == lines
+    assert not found.stops
+
+
 def test_inspect_as_a_command(tmp_path):
     """Of a good folder, a bad one and none; what it leaves needs nothing else."""
     make(tmp_path / "good")
@@ -553,6 +570,9 @@ def test_under_beam(tmp_path):
     preparation.prepare(config, tmp_path / "beam", name="mine", beam_options=options)
     preparation.prepare(config, tmp_path / "plain", name="mine")
     assert written(tmp_path / "beam") == written(tmp_path / "plain")
+    (tmp_path / "in" / "masks" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^\S*masks/2.png can't be read as a mask .*remove it$"):
+        preparation.prepare(config, tmp_path / "bad", name="mine", beam_options=options)
 
 
 def test_prepare_as_a_command(tmp_path):
@@ -573,6 +593,26 @@ def test_prepare_says_that_it_skips_nothing(tmp_path):
     said = run("prepare", f"--output={tmp_path}", "--workers=1", *options, code=2)
     assert "prepare stops at what can't be read, also with data.unreadable" in said
     assert "masks/2.png can't be read as a mask" in said
+
+
+def test_prepare_has_no_room(tmp_path, monkeypatch):
+    """What array_record raises is said in a line, and the same command goes on."""
+    make(tmp_path)
+    config = folder(tmp_path)
+    written, adapter = [], preparation.tfds.core.file_adapters.ArrayRecordFileAdapter
+
+    def write_examples(path, records):
+        written.append(path)
+        raise RuntimeError("write() failed: No space left on device; writing x; at byte 9")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter, "write_examples", write_examples)
+        with pytest.raises(
+            DataError, match=r"mine-train\S* can't be written \(write\(\) failed: No space left "
+        ):
+            preparation.prepare(config, tmp_path / "out", name="mine")
+    assert len(written) == 1
+    equal(config, preparation.prepare(config, tmp_path / "out", name="mine"))
 
 
 LAYOUTS = {
@@ -612,7 +652,39 @@ def test_layouts_are_found(tmp_path, layout):
     assert page.find(tmp_path)[:4] == expected
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".mat", ".npy"])
+def test_new_splits_by_no_order(tmp_path):
+    """What the first names have in common is in both parts, unless they would be too uneven."""
+    make(tmp_path / "many", 100)
+    found = page.understand(tmp_path / "many")
+    data = found.config.data
+    assert data.split_by == "hash"
+    assert "data.group" in found.comments["split_by"]
+    source = open_source(data, data.eval_split)
+    numbers = [
+        int(pathlib.Path(source.name(i).split(" with ")[0]).stem) for i in range(len(source))
+    ]
+    assert 10 <= len(numbers) <= 30
+    assert min(numbers) < 20
+    make(tmp_path / "few", 5)  # of which three have hashes above 80 %
+    assert page.find(tmp_path / "few").split_by == "order"
+
+
+def test_new_prefers_a_table_to_directories(tmp_path):
+    """Since a table may say splits and groups, which a directory can't."""
+    make(tmp_path, 5)
+    rows = [f"images/{i}.png,masks/{i}.png,{('train', 'val')[i % 2]}" for i in range(5)]
+    (tmp_path / "index.csv").write_text("\n".join(["image,mask,split", *rows]))
+    found = page.find(tmp_path)
+    assert (found.listing, found.train_split, found.eval_split) == ("index.csv", "train", "val")
+    assert len(found.pairs) == 3
+    for other in ("image,mask\nnumber one,number two", "image,mask\na," + "1 " * 70_000):
+        (tmp_path / "index.csv").write_text(other)
+        assert page.find(tmp_path)[:2] == ("images", "masks")
+    with pytest.raises(DataError, match=r"index\.csv can't be read as CSV \(field larger than"):
+        open_source(folder(tmp_path, listing="index.csv"), "[:]")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".npy", ".tif"])
 def test_masks_of_annotators_in_one_file(tmp_path, suffix):
     raters = [noise(i, (2 + i % 2, *SHAPE), 2) for i in range(5)]
     make(tmp_path, 5, mask="drawn masks")
@@ -624,6 +696,9 @@ def test_masks_of_annotators_in_one_file(tmp_path, suffix):
             for k, mask in enumerate(masks):
                 of_each[0, k] = {"Boundaries": mask}
             scipy.io.savemat(path, {"groundTruth": of_each})
+        elif suffix == ".tif":
+            first, *others = map(Image.fromarray, masks)
+            first.save(path, save_all=True, append_images=others)
         else:
             (np.savez if suffix == ".npz" else np.save)(path, masks)
     found = page.understand(tmp_path)
@@ -652,6 +727,15 @@ def test_amounts_of_classes_in_one_file(tmp_path, suffix):
     (tmp_path / "masks" / f"0{suffix}").unlink()
     save(tmp_path / "masks" / "0.png", noise(0, SHAPE, 2))
     with pytest.raises(DataError, match=r'data\.masks="shares" takes, and others "classes"'):
+        page.understand(tmp_path)
+
+
+def test_masks_in_jpeg_are_refused(tmp_path):
+    """Its artefacts would become classes."""
+    for i in range(5):
+        save(tmp_path / "images" / f"{i}.png", noise(i))
+        save(tmp_path / "masks" / f"{i}.jpg", 255 * noise(i, SHAPE, 2))
+    with pytest.raises(DataError, match=r"masks/0\.jpg is JPEG, which changes .* as PNG"):
         page.understand(tmp_path)
 
 
@@ -806,6 +890,10 @@ def test_classes_of_masks(tmp_path):
     assert found.classes == ("class_0", "class_1", "class_2", "class_3")
     assert found.ignore_label == 255
     assert "?" in comments["ignore_label"]
+    found, _ = understood(tmp_path / "e", values(1, 2, 3, 255))
+    assert found.classes == ("value_1", "value_2", "value_3")
+    assert found.label_map == ((1, 0), (2, 1), (3, 2))
+    assert found.ignore_label == 255
     found, _ = understood(tmp_path / "d", values(0, 80, 160, 240))
     assert found.classes == ("value_0", "value_80", "value_160", "value_240")
     assert found.label_map == ((0, 0), (80, 1), (160, 2), (240, 3))
@@ -899,6 +987,26 @@ def test_sizes_and_memory(tmp_path, monkeypatch):
     assert page.available_memory(None) == 1e8
     monkeypatch.undo()
     assert page.available_memory(jax.local_devices()[0]) > 1e8
+
+
+@pytest.mark.parametrize(
+    ("suffix", "fourth", "channels"),
+    [(".tif", None, 4), (".npy", None, 4), (".tif", 255, 3), (".npy", 255, 3), (".png", None, 3)],
+)
+def test_a_fourth_channel_is_alpha_or_not(tmp_path, suffix, fourth, channels):
+    """That of a PNG file always is; of others, where it says that all is opaque."""
+    make(tmp_path, 5)
+    for i in range(5):
+        (tmp_path / "images" / f"{i}.png").unlink()
+        image = noise(i, (*SHAPE, 4))
+        if fourth is not None:
+            image[..., 3] = fourth
+        save(tmp_path / "images" / f"{i}{suffix}", image)
+    found = page.understand(tmp_path)
+    assert found.config.data.channels == channels
+    assert not inspection.inspect(found.config.data).stops
+    told = "alpha is dropped" if channels == 3 else "the fourth is no alpha"
+    assert told in found.comments["channels"]
 
 
 def test_volumes_are_understood(tmp_path):

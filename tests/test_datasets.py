@@ -581,6 +581,20 @@ def test_folder_listing_takes_names_with_dots(tmp_path):
         assert names_of(source) == names[::-1]
 
 
+def test_names_that_look_the_same_are_the_same(tmp_path):
+    """Systems write accents in two ways: macOS in two characters, others in one."""
+    one, two = "m\u00fcnster", "mu\u0308nster"
+    fill(tmp_path, ["a", two])
+    (tmp_path / "masks" / f"{two}.png").rename(tmp_path / "masks" / f"{one}.png")
+    source = open_source(folder(tmp_path), "[:]")
+    assert names_of(source) == ["a", one]  # of the masks
+    assert f"images/{two}.png with" in source.name(1)
+    for listed in (one, f"images/{two}.png masks/{one}.png"):
+        (tmp_path / "train.txt").write_text(listed, encoding="utf-8")
+        source = open_source(folder(tmp_path, listing="{split}.txt"), "train")
+        assert names_of(source) == [one]
+
+
 def test_folder_in_the_layout_of_camvid(tmp_path):
     """Directories named after the split: {split} stands in the fields."""
     fill(tmp_path, "ab", places=("train", "trainannot"))

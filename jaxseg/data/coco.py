@@ -156,7 +156,7 @@ class Annotations:
 
 
 def _stem(name: str) -> str:
-    return files.stem(pathlib.Path(name), files.IMAGES)
+    return files.key(name, files.IMAGES)
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:

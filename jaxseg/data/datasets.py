@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import pathlib
 import re
@@ -293,6 +291,10 @@ class FolderSource:
         path = self._items[index].image
         return files.read_header(path).axes if files.stem(path, files.NIFTI) != path.name else None
 
+    def is_turned(self, index: int) -> bool:
+        """Whether viewers show the picture turned, and its mask perhaps as it is stored."""
+        return files.is_turned(self._items[index].image)
+
     def unit(self, index):
         return self._units[index] if self._config.group or self._items[index].group else ""
 
@@ -315,7 +317,7 @@ def _paired(
     These are masks, or images that no annotation names, if no listing chooses among the files.
     """
     directory = _directory(root, config, "image", split, name)
-    images = files.by_stem(directory, files.IMAGES)
+    images = files.by_stem(directory.iterdir(), files.IMAGES)
     if config.listing:
         listing = root / config.listing.replace("{split}", name)
         if not listing.is_file():
@@ -323,19 +325,19 @@ def _paired(
         lines = files.read_text(listing).split("\n")  # as names may have the other ends of lines
         stems = [_listed(line, images) for line in lines if line.strip()]
     elif annotations is not None:
-        stems = [files.stem(pathlib.Path(x), files.IMAGES) for x in annotations.names]
+        stems = [files.key(x, files.IMAGES) for x in annotations.names]
     else:
         stems = sorted(images)
     found = [("image", images)]
     masks = []
     if annotations is None:
         masks = [
-            files.by_stem(x, files.SOFT_MASKS)
+            files.by_stem(x.iterdir(), files.SOFT_MASKS)
             for x in _label_directories(root, config, split, name)
         ]
         found += [("mask", each) for each in masks]
     else:
-        known = {files.stem(pathlib.Path(x), files.IMAGES) for x in annotations.names}
+        known = {files.key(x, files.IMAGES) for x in annotations.names}
         found.append(("annotation", known))
     for kind, each in found:
         missing = [x for x in stems if x not in each]
@@ -377,11 +379,10 @@ def _none_unread(
 
 def _listed(line: str, images: dict[str, pathlib.Path]) -> str:
     """The name of an image that a line has whole, or begins with, as in Pascal VOC's lists."""
-    whole = files.stem(pathlib.Path(line.strip()), files.IMAGES)
-    word = pathlib.Path(line.split()[0])
-    first = files.stem(word, files.IMAGES)
+    whole, word = files.key(line.strip(), files.IMAGES), pathlib.Path(line.split()[0])
     # A path that ends where a word does is one of several.
-    return whole if whole in images and first == word.name else first
+    alone = files.stem(word, files.IMAGES) == word.name
+    return whole if whole in images and alone else files.key(word.name, files.IMAGES)
 
 
 def tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[Item]:
@@ -389,14 +390,12 @@ def tabled(config: Data, root: pathlib.Path, split: str, name: str) -> list[Item
     path = root / config.listing.replace("{split}", name)
     if not path.is_file():
         raise DataError(f"{path} is not a file, but data.listing names it")
-    rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
-    columns = rows.fieldnames or []
+    columns, rows = files.read_table(path)
     if not {"image", "mask"} <= set(columns):
         raise DataError(
             f"{path} has the columns {', '.join(columns) or 'of nothing'}, but needs image and "
             "mask, paths below data.root, and may have split and group"
         )
-    rows = list(rows)
     if name and "{split}" not in config.listing:
         if "split" not in columns:
             raise DataError(

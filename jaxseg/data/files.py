@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import pathlib
 import re
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -40,19 +42,31 @@ class Header(NamedTuple):
     axes: str | None = None  # where they point to in the body, as in "RAS", where the file tells
 
 
-def by_stem(directory: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
-    """The files of a directory with one of the suffixes, by their names without it, in order."""
+def by_stem(paths: Iterable[pathlib.Path], suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+    """The files with one of the suffixes, by their names without it, in order."""
     found = {}
-    for path in sorted(directory.iterdir()):
+    for path in sorted(paths):
         # Files that begin with a dot are what macOS leaves beside each real one.
-        name = stem(path, suffixes)
-        if name != path.name and path.is_symlink() and not path.exists():
+        ours = stem(path, suffixes) != path.name
+        if ours and path.is_symlink() and not path.exists():
             raise DataError(f"{path} is a link to a file that does not exist; mend or remove it")
-        if name != path.name and path.is_file() and not path.name.startswith("."):
+        if ours and path.is_file() and not path.name.startswith("."):
+            name = key(path.name, suffixes)
             if name in found:
                 raise DataError(f"{found[name]} and {path} have the same name; remove one")
             found[name] = path
     return found
+
+
+def key(name: str, suffixes: Sequence[str]) -> str:
+    """What a file is paired by: its name without one of the suffixes.
+
+    Names that look the same are the same, though systems write accents in two ways.
+
+    >>> key("mu\u0308nster.png", IMAGES) == key("m\u00fcnster.jpg", IMAGES)
+    True
+    """
+    return unicodedata.normalize("NFC", stem(pathlib.Path(name), suffixes))
 
 
 def stem(path: pathlib.Path, suffixes: Sequence[str]) -> str:
@@ -184,6 +198,15 @@ def read_text(path: pathlib.Path) -> str:
         raise DataError(f"{path} is not text in UTF-8 ({error.reason}); save it as such") from error
 
 
+def read_table(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV file."""
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        return list(rows.fieldnames or ()), list(rows)
+    except csv.Error as error:
+        raise DataError(f"{path} can't be read as CSV ({error}); correct it") from error
+
+
 def one_geometry(headers: dict[pathlib.Path, Header]) -> None:
     """Raises DataError unless the pixels of some files are of one spacing, and point one way."""
     for part, what in (("spacing", "pixels of"), ("axes", "axes that point to")):
@@ -214,6 +237,17 @@ def read_header(path: pathlib.Path) -> Header:
             return Header(shape if pages == 1 else (pages, *shape), None)
     except _UNREADABLE as error:
         raise _unreadable(path, "a mask", error) from error
+
+
+def is_turned(path: pathlib.Path) -> bool:
+    """Whether a JPEG file has a tag by which viewers turn or flip it, which reading ignores."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return False
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    except _UNREADABLE:  # of a damaged tag; the picture itself is read elsewhere
+        return False
 
 
 # What Pillow, NumPy and zlib raise; TypeError and LookupError are for a TIFF file whose directory

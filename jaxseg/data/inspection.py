@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.text import Text
 
 import jaxseg.config
-from jaxseg import cli, pictures, report
+from jaxseg import cli, pictures, report, writing
 from jaxseg.batch import Batch
 from jaxseg.config import Data
 from jaxseg.data import targets
@@ -82,6 +82,11 @@ KINDS = {
         "Bring volumes to one orientation, as nibabel.as_closest_canonical does: they are not "
         "turned.",
     ),
+    "orientation tag": (
+        False,
+        "See in the contact sheet that masks lie on pictures that viewers turn: they are read as "
+        "they are stored.",
+    ),
     "absent class": (False, "Give every split some pixels of each class, or drop the class."),
     "constant image": (False, "Look at the images of one value: they teach nothing."),
     "constant mask": (False, "See that masks of one value are meant so."),
@@ -111,6 +116,7 @@ class Facts(NamedTuple):
     sketch: UInt64[np.ndarray, " 4"] | None = None
     constant: tuple[bool, bool] = (False, False)  # likewise
     axes: str | None = None  # where they point to, of a volume whose file tells
+    turned: bool = False  # by viewers
     values: tuple[np.ndarray, np.ndarray] | None = None  # of the mask, and their pixels
     intensity: list[tuple[int, int, int, int]] | None = None  # of each channel: see `_intensity`
     pixels: Float[np.ndarray, " classes"] | None = None
@@ -163,7 +169,7 @@ def inspect(config: Data, *, most: int | None = None, show: bool = False) -> Ins
     for split in found.values():
         findings += [facts.finding for facts in split.facts if facts.finding is not None]
     findings += [*_constants(found), *_absent(found, config), *_duplicates(found)]
-    findings += [*_groups(found), *_unpaired(found), *_orientations(found)]
+    findings += [*_groups(found), *_unpaired(found), *_orientations(found), *_turned(found)]
     if config.unreadable == "skip":  # then a run goes on without, if any is left
         left = {key for key, split in found.items() if any(not x.finding for x in split.facts)}
         findings = [
@@ -238,6 +244,7 @@ def facts(source: Source, index: int, config: Data, split: str = "train") -> Fac
         sketch=_sketch(image),
         constant=tuple(bool(x.size and (x == x.flat[0]).all()) for x in (image, mask)),
         axes=source.axes(index) if isinstance(source, FolderSource) else None,
+        turned=isinstance(source, FolderSource) and source.is_turned(index),
         values=_values(mask),
     )
     try:
@@ -502,6 +509,15 @@ def _orientations(found: Mapping[str, Split]) -> Iterator[Finding]:
         yield Finding("orientation", "eval+train", f"the axes of volumes point to {told}")
 
 
+def _turned(found: Mapping[str, Split]) -> Iterator[Finding]:
+    for key, split in found.items():
+        for seen in split.facts:
+            if seen.turned:
+                image = seen.name.partition(" with mask ")[0]
+                line = f"{image} has an orientation tag, which is ignored"
+                yield Finding("orientation tag", key, line)
+
+
 def _unpaired(found: Mapping[str, Split]) -> Iterator[Finding]:
     places = collections.defaultdict(dict)  # of files, which both splits may have
     for key, split in found.items():
@@ -650,13 +666,15 @@ def advice(found: Inspection, config: Data) -> list[str]:
 def write(directory: pathlib.Path, found: Inspection, config: Data, lines: Sequence[str]) -> None:
     """Writes all `FILES`, without a contact sheet if no image can be used."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / FILES[0]).write_text(json.dumps(found.summary, indent=2) + "\n")
+    with writing.whole(directory / FILES[0]) as fresh:
+        fresh.write_text(json.dumps(found.summary, indent=2) + "\n")
     sheet = contact_sheet(found, config)
     address = None
     if sheet is not None:
         file = io.BytesIO()
         Image.fromarray(sheet).save(file, "PNG")
-        (directory / FILES[1]).write_bytes(file.getvalue())
+        with writing.whole(directory / FILES[1]) as fresh:
+            fresh.write_bytes(file.getvalue())
         address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     colours = pictures.palette(len(config.classes)).tolist()
     template = resources.files("jaxseg.data").joinpath("inspection.html").read_text()
@@ -665,18 +683,18 @@ def write(directory: pathlib.Path, found: Inspection, config: Data, lines: Seque
     for finding in found.findings:
         grouped[finding.kind].append(finding)
     splits_table, classes_table = tables(found.summary)
-    (directory / FILES[2]).write_text(
-        page.render(
-            title=f"Inspection of {config.root or config.name}",
-            stops=found.stops,
-            splits=splits_table,
-            classes=classes_table,
-            colours=["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colours],
-            grouped={kind: (KINDS[kind][0], entries) for kind, entries in grouped.items()},
-            advice=lines,
-            sheet=address,
-        )
+    text = page.render(
+        title=f"Inspection of {config.root or config.name}",
+        stops=found.stops,
+        splits=splits_table,
+        classes=classes_table,
+        colours=["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colours],
+        grouped={kind: (KINDS[kind][0], entries) for kind, entries in grouped.items()},
+        advice=lines,
+        sheet=address,
     )
+    with writing.whole(directory / FILES[2]) as fresh:
+        fresh.write_text(text)
 
 
 def _print(console: Console, found: Inspection, lines: Sequence[str]) -> None:

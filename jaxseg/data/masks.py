@@ -60,7 +60,7 @@ class MaskFolders:
         for name, directory in (("preds", pathlib.Path(preds)), ("labels", pathlib.Path(labels))):
             if not directory.is_dir():
                 raise DataError(f"{name} is {directory}, which is not a directory of masks")
-            found.append(files.by_stem(directory, files.MASKS))
+            found.append(files.by_stem(directory.iterdir(), files.MASKS))
             if not found[-1]:
                 raise DataError(
                     f"{directory} has no masks; their names end in {', '.join(files.MASKS)}"

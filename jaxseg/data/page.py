@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import json
 import math
@@ -28,7 +27,7 @@ import scipy.ndimage
 from absl import flags
 from rich.console import Console
 
-from jaxseg import cli, report
+from jaxseg import cli, report, writing
 from jaxseg.config import Augment, Config, Data, Model, Optim
 from jaxseg.data import datasets, files, inspection, splits
 from jaxseg.data.files import DataError
@@ -44,9 +43,12 @@ _MASKS = ("mask", "label", "annot", "gt", "seg", "class", "truth", "target")
 _TRAIN = ("train", "training", "Train", "Training")
 _RATERS = ("rater", "annotator", "reader", "expert", "observer", "grader")
 _EVAL = ("val", "valid", "validation", "dev", "test", "testing", "Val", "Validation", "Test")
+_PARTS = ("[:80%]", "[80%:]")  # where the folder says no splits
 _WHOLE = {2: 512**2, 3: 64**3}  # pixels of images that are trained on whole
 _PATCH = {2: (256, 256), 3: (48, 48, 48)}  # and the parts that others are cut into
 _MOST_CLASSES = 256
+_LOSSY = (".jpg", ".jpeg")
+_FLAT = (".png", ".bmp", *_LOSSY)  # pictures of one page
 
 
 class Understanding(NamedTuple):
@@ -65,6 +67,7 @@ class Layout(NamedTuple):
     train_split: str
     eval_split: str
     listing: str
+    split_by: str
     pairs: list[tuple[pathlib.Path, pathlib.Path]]  # of the training split, and each annotator
     beside: list[str]  # directories beside that of the masks, with masks of the same names
 
@@ -77,6 +80,7 @@ class Seen(NamedTuple):
     image_type: str
     greatest: float
     is_grey: bool  # whatever its channels
+    has_alpha: bool  # whether a fourth channel is no more than that
     spacing: tuple[float, ...] | None
     masks: str  # as data.masks: "classes", also of what may be ids, "votes" or "shares"
     values: tuple[int, ...]  # of the mask; of shares the indices of their axis
@@ -93,6 +97,8 @@ def understand(folder: str | os.PathLike, *, show: bool = False) -> Understandin
     layout = find(root)
     seen = _read(layout.pairs, show=show)
     comments: dict[str, str] = {}
+    if layout.split_by == "hash":
+        comments["split_by"] = "of each name; data.group keeps together what a patient has"
     fields = {
         **layout._asdict(),
         **_of_masks(seen, comments, several="{rater}" in layout.label),
@@ -121,17 +127,26 @@ def find(root: pathlib.Path) -> Layout:
 
     Which of two is that of masks is seen by its name, and where there are directories for training
     and evaluation beside each other, they become the splits. Directories of annotators beside that
-    of the masks are taken with it. Without two such directories, a table names the files.
+    of the masks are taken with it. A table that names the files, and may say their splits, comes
+    before all that.
     """
+    wrong = None
+    try:
+        table = _table(root)
+        if table is not None:
+            return table
+    except DataError as error:  # which may be of other things
+        wrong = error
     found: dict[str, dict[str, pathlib.Path]] = {}
     labels: dict[str, dict[str, pathlib.Path]] = {}
     crowded = None
     for directory in sorted([root, *(path for path in root.rglob("*") if path.is_dir())]):
         relative = directory.relative_to(root)
         if len(relative.parts) <= 4 and not any(x.startswith(".") for x in relative.parts):
+            listed = list(directory.iterdir())
             for places, suffixes in ((found, files.IMAGES), (labels, files.SOFT_MASKS)):
                 try:
-                    stems = files.by_stem(directory, suffixes)
+                    stems = files.by_stem(listed, suffixes)
                 except DataError as error:  # of several files of the same name
                     crowded = error
                     continue
@@ -153,10 +168,9 @@ def find(root: pathlib.Path) -> Layout:
                     image,
                 )
                 pairs.append((order, image, label))
+    if not pairs and wrong is not None:
+        raise wrong
     if not pairs:
-        layout = _table(root)
-        if layout is not None:
-            return layout
         names = ", ".join(f"{name} ({len(stems)} files)" for name, stems in labels.items())
         also = f"; {crowded}" if crowded else ""
         raise DataError(
@@ -175,15 +189,24 @@ def find(root: pathlib.Path) -> Layout:
             known = others[0] in found and others[1] in labels
             if others[0] != image and others[1] != label and known:
                 places = (x.replace(before, "{split}") for x in (image, pattern))
-                return Layout(*places, before, after, "", _common(images, raters), beside)
+                return Layout(*places, before, after, "", "order", _common(images, raters), beside)
     listing = _listing(root, images)
     if listing is not None:
         path, train, evaluation = listing
         names = files.read_text(root / path.replace("{split}", train)).split()
-        wanted = {files.stem(pathlib.Path(name), files.IMAGES) for name in names}
+        wanted = {files.key(name, files.IMAGES) for name in names}
         inside = {x: path for x, path in images.items() if x in wanted}
-        return Layout(image, pattern, train, evaluation, path, _common(inside, raters), beside)
-    return Layout(image, pattern, "[:80%]", "[80%:]", "", _common(images, raters), beside)
+        pairs = _common(inside, raters)
+        return Layout(image, pattern, train, evaluation, path, "order", pairs, beside)
+    units = [x for x in images if any(x in masks for masks in raters)]
+    pairs = _common(images, raters)
+    return Layout(image, pattern, *_PARTS, "", _split_by(units), pairs, beside)
+
+
+def _split_by(units: Sequence[str]) -> str:
+    """By hash, so that no order of names decides, unless so few are far from 80 and 20 %."""
+    kept = len(splits.select(units, splits.parse(_PARTS[1]), "hash"))
+    return "hash" if 0.1 <= kept / len(units) <= 0.3 else "order"
 
 
 def _of_raters(
@@ -217,17 +240,20 @@ def _beside(label: str, labels: Mapping[str, Mapping[str, pathlib.Path]]) -> lis
 def _table(root: pathlib.Path) -> Layout | None:
     """A CSV file of pairs, of which a column may say the splits."""
     for path in sorted(root.glob("*.csv")):
-        rows = csv.DictReader(files.read_text(path).splitlines())
-        if {"image", "mask"} <= set(rows.fieldnames or ()):
+        columns, rows = files.read_table(path)
+        if {"image", "mask"} <= set(columns):
             named = {row.get("split") or "" for row in rows}
             train = next((x for x in _TRAIN if x in named), "")
             evaluation = next((x for x in _EVAL if x in named), "")
             if not (train and evaluation):
-                train, evaluation = "[:80%]", "[80%:]"
+                train, evaluation = _PARTS
             config = Data(listing=path.name)
             items = datasets.tabled(config, root, train, splits.parse(train).name)
             pairs = [(item.image, *item.masks) for item in items]
-            return Layout("", "", train, evaluation, path.name, pairs, [])
+            split_by = "order"
+            if (train, evaluation) == _PARTS:
+                split_by = _split_by([item.group or item.name for item in items])
+            return Layout("", "", train, evaluation, path.name, split_by, pairs, [])
     return None
 
 
@@ -252,7 +278,7 @@ def _listing(root: pathlib.Path, images: Mapping[str, pathlib.Path]) -> tuple[st
         for other in _EVAL:
             if (path.parent / f"{other}.txt").is_file():
                 names = files.read_text(path).split()
-                if names and files.stem(pathlib.Path(names[0]), files.IMAGES) in images:
+                if names and files.key(names[0], files.IMAGES) in images:
                     pattern = path.relative_to(root).with_name("{split}.txt")
                     return str(pattern), "train", other
     return None
@@ -292,7 +318,9 @@ def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
             mask = files.read_colours(mask_path)
             different = np.unique(mask.reshape(-1, 3), axis=0)[: _MOST_CLASSES + 1]
             colours = tuple(map(tuple, different.tolist()))
-        image = files.read_image(image_path, 2 if colours else mask.ndim)
+        if mask.ndim == 3 and image_path.suffix.lower() in _FLAT and not colours:
+            masks = "votes"  # a page of each annotator
+        image = files.read_image(image_path, 2 if colours or masks == "votes" else mask.ndim)
     rank = image.ndim - 1
     spacing = None
     if files.stem(image_path, files.NIFTI) != image_path.name:
@@ -301,6 +329,11 @@ def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
         values = tuple(range(mask.shape[-1]))
     else:
         values = () if colours else tuple(np.unique(mask).tolist())
+    if len(values) > 2 and mask_path.suffix.lower() in _LOSSY:
+        raise DataError(
+            f"{mask_path} is JPEG, which changes the values of a mask near edges, and has "
+            f"{len(values)} of them; store masks without loss, as PNG"
+        )
     ids = np.array([x for x in values if x > 0 and masks == "classes"])
     return Seen(
         shape=image.shape[:-1],
@@ -308,6 +341,7 @@ def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
         image_type=str(image.dtype),
         greatest=float(np.nanmax(image)),
         is_grey=bool((image[..., :3] == image[..., :1]).all()),
+        has_alpha=image_path.suffix.lower() == ".png" or bool(np.ptp(image[..., -1]) == 0),
         spacing=spacing,
         masks=masks,
         values=values,
@@ -319,8 +353,8 @@ def look(image_path: pathlib.Path, mask_path: pathlib.Path) -> Seen:
 
 def _is_soft(image_path: pathlib.Path, mask_path: pathlib.Path) -> bool:
     """Whether a mask has more axes than its image, which is no class index at each pixel."""
-    suffix, of_image = mask_path.suffix.lower(), image_path.suffix.lower()
-    if suffix == ".npy" and of_image in (".png", ".jpg", ".jpeg", ".bmp"):
+    suffix = mask_path.suffix.lower()
+    if suffix == ".npy" and image_path.suffix.lower() in _FLAT:
         return len(files.read_header(mask_path).shape) == 3
     return suffix in (".npz", ".mat")
 
@@ -417,7 +451,8 @@ def _of_values(values: list[int], comments: dict[str, str]) -> dict[str, Any]:
         values, ignored = others, {"ignore_label": void}
     if values == [0, 1]:
         return {"classes": ("background", "object"), **ignored}
-    if values[0] >= 0 and values[-1] < max(2 * len(values), 3):
+    # Where no mask has a 0, classes are numbered from 1.
+    if (values[0] == 0 or values == [1]) and values[-1] < max(2 * len(values), 3):
         names = tuple(f"class_{x}" for x in range(values[-1] + 1))
         if not others[-1] == values[-1] == 255:
             comments.setdefault(
@@ -436,7 +471,9 @@ def _of_images(seen: Sequence[Seen], comments: dict[str, str]) -> dict[str, Any]
     """The fields of Data that images decide, but for sizes."""
     channels = {x.channels for x in seen}
     fields: dict[str, Any] = {"channels": max(channels)}
-    if channels <= {1, 3, 4}:
+    if channels == {4} and not all(x.has_alpha for x in seen):
+        comments["channels"] = "the fourth is no alpha; with 3 it is dropped"
+    elif channels <= {1, 3, 4}:
         grey = all(x.is_grey for x in seen)
         fields["channels"] = 1 if grey else 3
         if grey and channels != {1}:
@@ -689,7 +726,8 @@ def main(folder: str | None = None) -> None:
     with cli.work():
         found = understand(folder, show=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(found, path))
+        with writing.whole(path) as fresh:
+            fresh.write_text(render(found, path))
     console = Console(soft_wrap=True, highlight=False)
     for line in found.lines:
         console.print(f"- {line}", markup=False)

@@ -265,8 +265,14 @@ def write(shard: Shard) -> None:
 
     adapters = tfds.core.file_adapters
     adapter = adapters.ADAPTER_FOR_FORMAT[adapters.FileFormat.ARRAY_RECORD]
-    with writing.whole(shard.path) as fresh:
-        adapter.write_examples(fresh, records())
+    try:
+        with writing.whole(shard.path) as fresh:
+            adapter.write_examples(fresh, records())
+    except RuntimeError as error:  # what array_record raises where a file can't be written
+        raise DataError(
+            f"{shard.path} can't be written ({str(error).partition(';')[0]}); mend that, and the "
+            "same command goes on"
+        ) from error
 
 
 def _write_in_processes(shards: list[Shard], workers: int, *, show: bool) -> None:
@@ -319,10 +325,14 @@ def _write_with_beam(shards: list[Shard], config: tfds.download.DownloadConfig) 
             | apache_beam.Reshuffle()  # else they would all be one worker's
             | apache_beam.MapTuple(_write)
         )
+    for shard in shards:
+        write(shard)  # what data kept from being written, to say so
 
 
 def _write(*shard) -> None:
-    write(Shard(*shard))
+    # Beam would tell what is wrong with data in hundreds of lines.
+    with contextlib.suppress(DataError):
+        write(Shard(*shard))
 
 
 def _beam(options: Sequence[str], workers: int) -> dict[str, Any]:

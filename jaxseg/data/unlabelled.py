@@ -132,7 +132,7 @@ class _Folder:
                 f"{directory} is not a directory, but data.root and data.unlabelled name it as the "
                 "place of images without masks; correct them"
             )
-        images = files.by_stem(directory, files.IMAGES)
+        images = files.by_stem(directory.iterdir(), files.IMAGES)
         names = sorted(images)
         units = [splits.unit_of(name, config.group) for name in names]
         chosen = splits.select(units, split, config.split_by)
