@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-OURS, PMAP, EAGER = "jaxseg", "jaxseg-pmap", "torch"
+OURS, ONE, EAGER = "jaxseg", "jaxseg-one-device", "torch"
 CHANNELS_LAST, COMPILED = "torch-channels-last", "torch-compile"
 SMP, MONAI = "segmentation-models-pytorch", "monai"
 PYTORCH = (EAGER, CHANNELS_LAST, COMPILED)
-SAME = (OURS, PMAP, *PYTORCH)  # that have one model with the same weights
+SAME = (OURS, ONE, *PYTORCH)  # that have one model with the same weights
 NAMES = (*SAME, SMP, MONAI)
 RATE = 1e-3
 LEAST = 0.3  # seconds of a turn
@@ -78,13 +78,16 @@ def variables(problem: Problem) -> tuple[dict, dict]:
 
 
 def ours(problem: Problem) -> Work:
-    """The step of the loop on all devices of this process, of a batch that lies there already."""
+    """The step as the training command takes it, of a batch that lies on the devices already."""
     import jax
     import optax
 
-    from jaxseg import Batch, losses, parallel, steps
+    from jaxseg import Batch, losses, memory, parallel, steps
     from jaxseg.batch import Prepared
+    from jaxseg.config import Config
 
+    memory.keep()
+    parallel.split_cores(Config(batch_size=problem.images))
     device, runner = jax.devices()[0], parallel.make_runner("pmap")
     images, labels = arrays(problem)
     batch = runner.shard(Batch(images, labels, np.ones(labels.shape, bool)))
@@ -239,7 +242,7 @@ def say(**values) -> None:
 
 
 def main(who: str, problem: Problem) -> None:
-    begin = ours if who in (OURS, PMAP) else functools.partial(theirs, who)
+    begin = ours if who in (OURS, ONE) else functools.partial(theirs, who)
     try:
         work = begin(problem)
         begun = time.perf_counter()

@@ -15,7 +15,7 @@ import sys
 
 import contestants
 import machine
-from contestants import EAGER, NAMES, PMAP, PYTORCH, SAME, Problem
+from contestants import EAGER, NAMES, ONE, PYTORCH, SAME, Problem
 
 PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "monai")
 COLUMNS = (
@@ -32,10 +32,9 @@ class Contestant:
 
     def __init__(self, who: str, problem: Problem):
         self._who = who
-        devices = math.gcd(os.cpu_count(), problem.images) if who == PMAP else 1
         environment = {
             "JAX_PLATFORMS": problem.device,
-            "JAX_NUM_CPU_DEVICES": str(devices),
+            **({"JAX_NUM_CPU_DEVICES": "1"} if who == ONE else {}),
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all share the memory of one GPU
             # The first call compiles.
@@ -148,7 +147,7 @@ def main(what: str, found: str, description: str) -> None:
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for the share of it")
     parser.add_argument("--output", type=pathlib.Path, help=f"results/{what}-<device>.json")
     args = parser.parse_args()
-    names = args.contestants or [x for x in NAMES if args.device == "cpu" or x != PMAP]
+    names = args.contestants or [x for x in NAMES if args.device == "cpu" or x != ONE]
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such contestants: {', '.join(sorted(unknown))}")
     output = args.output or RESULTS / f"{what}-{args.device}.json"
