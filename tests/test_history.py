@@ -11,6 +11,7 @@ from rich.console import Console
 from test_train import (
     Run,
     arguments,
+    assert_curves,
     final_state,
     make_config,
     of_two,
@@ -36,6 +37,7 @@ STILL = TINY | {
     "optim.learning_rate": 1e-30,
     "optim.ema_decay": 0.0,
     "patience": 3,
+    "loggers": ("tensorboard", "csv"),
 }
 
 
@@ -148,6 +150,7 @@ def test_ends_early(still):
     )
     assert command.endswith(f"--workdir={workdir} --config.patience=0 --allow_config_change")
     assert final_state(workdir)[0][0] == 8
+    assert_curves(workdir, records(workdir))
 
 
 def test_has_ended(still, root, tmp_path):
@@ -160,6 +163,7 @@ def test_has_ended(still, root, tmp_path):
     assert scores == still[1]
     assert {x: x.read_bytes() for x in workdir.rglob("checkpoints/**/*") if x.is_file()} == before
     assert records(workdir) == records(still[0])
+    assert_curves(workdir, records(still[0]))
 
 
 def test_ends_where_it_would_have(still, root, tmp_path):
@@ -173,6 +177,7 @@ def test_ends_where_it_would_have(still, root, tmp_path):
     assert scores == still[1]
     assert records(workdir) == records(still[0])
     chex.assert_trees_all_equal(final_state(workdir)[0], final_state(still[0])[0])
+    assert_curves(workdir, records(still[0]))
 
 
 @pytest.mark.long

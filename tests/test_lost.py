@@ -25,6 +25,7 @@ from test_train import (
     Run,
     arguments,
     assert_board_shows,
+    assert_curves,
     assert_same_run,
     by_hand,
     count_records,
@@ -202,6 +203,33 @@ def test_a_stop_before_a_supervised_command_can_heed_it(tmp_path):
 
 # The weight of step 5, counted from 1, is so large that the norm of the gradient overflows.
 OVERFLOW = {"loss": (("cross_entropy", ((3, 1.0), (4, 3e38), (5, 1.0))),), "not_finite": "skip"}
+
+
+@pytest.mark.parametrize("kind", ["another run", "moving average"])
+def test_a_batch_is_skipped_of_a_run_that_is_taught(kind, root, tmp_path):
+    """The teacher stays who it was, and loggers have what they have of a run that knew the step."""
+    options = {**SMALL, **OVERFLOW, "checkpoint_every": 3, "log_every": 2, "augment.noise": 0.1}
+    options |= {"teacher.loss": (("kl_divergence", 1.0),), "loggers": ("tensorboard", "csv")}
+    if kind == "another run":
+        taught = make_config(root, **{**SMALL, "steps": 3, "eval_every": 3})
+        train(taught, tmp_path / "teacher", console=Console(file=io.StringIO()))
+        options["teacher.workdir"] = str(tmp_path / "teacher")
+    config = make_config(root, **options)
+    found, foreknown = tmp_path / "found", tmp_path / "foreknown"
+    train(config, found, console=Console(file=io.StringIO()))
+    assert list(skips.read(found)) == [5]
+    foreknown.mkdir()
+    shutil.copy(found / skips.FILE, foreknown)
+    train(config, foreknown, console=Console(file=io.StringIO()))
+    assert_same_run(found, foreknown)
+    lines = [line for line in records(found) if "skipped" not in line]
+    assert [x["step"] for x in lines if "loss/teacher/kl_divergence" in x] == [2, 4, 6, 8, 9]
+    for workdir in (found, foreknown):
+        assert_curves(workdir, lines)
+        assert (workdir / "teacher.json").exists() == (kind == "another run")
+    if kind == "another run":
+        told = [json.loads((x / "teacher.json").read_text()) for x in (found, foreknown)]
+        assert told[0] == told[1] == {"workdir": str(tmp_path / "teacher"), "step": 3}
 
 
 @pytest.mark.parametrize("devices", [1, 8])

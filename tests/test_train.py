@@ -5,6 +5,7 @@ everything but started nothing, which takes a tenth of the time that a fresh int
 """
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import io
@@ -216,6 +217,28 @@ def assert_board_shows(workdir):
     }
     scalars = {key: x for key, x in scalars.items() if key[0] not in SPEEDS}
     assert scalars == wanted
+
+
+def assert_curves(workdir, lines):
+    """TensorBoard's scalars and the rows of metrics.csv are these lines, and there once."""
+    wanted = {
+        (name, line["step"]): value
+        for line in lines
+        for name, value in line.items()
+        if name != "step" and value is not None
+    }
+    scalars = {key: x for key, x in board(workdir)[0].items() if key[0] not in SPEEDS}
+    assert scalars == {key: np.float32(x) for key, x in wanted.items()}
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [line["step"] for line in lines]
+    cells = {
+        (name, int(row["step"])): float(value)
+        for row in rows
+        for name, value in row.items()
+        if value and name not in {"step", *SPEEDS}
+    }
+    assert cells == wanted
 
 
 @pytest.fixture(scope="session")
