@@ -282,19 +282,25 @@ def _claim(
     workdir: pathlib.Path, config: Config, allow_change: bool, console: Console, lock: Lock
 ) -> None:
     """Makes the workdir this process's; refuses one that is another's, or has another config."""
-    path = workdir / CONFIG_FILE
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
     claim(lock, f"another process trains in {workdir}; wait for it or end it, and start again")
-    if path.exists():
-        changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
-        begun = any((workdir / "checkpoints").iterdir())  # else there is nothing to lose
-        if changes and begun and not allow_change:
-            raise ValueError(
-                f"{workdir} holds a run with another config ({'; '.join(changes)}); choose another "
-                "--workdir, undo the change, or resume with it by --allow_config_change"
-            )
-        for change in changes:
-            _say(console, f"config changed: {change}")
+    _compare(workdir, config, allow_change, console)
+
+
+def _compare(workdir: pathlib.Path, config: Config, allow_change: bool, console: Console) -> None:
+    """Says how the config differs from that in the workdir; refuses it if a run would be lost."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    changes = _changes(dataclasses.asdict(jaxseg.config.read(path)), dataclasses.asdict(config))
+    begun = any((workdir / "checkpoints").glob("*"))  # else there is nothing to lose
+    if changes and begun and not allow_change:
+        raise ValueError(
+            f"{workdir} holds a run with another config ({'; '.join(changes)}); choose another "
+            "--workdir, undo the change, or resume with it by --allow_config_change"
+        )
+    for change in changes:
+        _say(console, f"config changed: {change}")
 
 
 def _changes(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -420,7 +426,10 @@ def main() -> None:
             config = _config(workdir)
             parallel.split_cores(config)
             if args.dry_run:
-                dry_run.show(config, workdir, Console())
+                console = Console(quiet=not parallel.is_primary())
+                config = _with_batch_size(workdir, jaxseg.config.anchored(config))
+                _compare(workdir, config, args.allow_config_change, console)
+                dry_run.show(config, workdir, console)
                 return
             if args.profile < 0:
                 raise ValueError(f"--profile is {args.profile}, but must be a number of steps")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from test_train import Run, arguments, make_config, records
+from test_train import Run, arguments, make_config, one_error_line, records
 
+import jaxseg.config
 from jaxseg import dry_run, range_test, skips
 from jaxseg.evaluate import make_init, make_model
 from jaxseg.train import train
@@ -138,6 +139,23 @@ def test_command(root, tmp_path):
     assert "images 8x16x16x1 uint8" in stdout
     assert str(workdir / "dry_run.png") in stdout
     assert re.search(r"memory .* besides, of [\d.]+ [MGT]iB that a step may take\n", stdout)
+
+
+def test_command_in_the_workdir_of_another_run(root, tmp_path):
+    """It is refused as by training, and with --allow_config_change says what is changed."""
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
+    jaxseg.config.write(workdir / "config.json", make_config(root, **TINY | {"seed": 7}))
+    args = [*arguments(root, **TINY, seed=3), "--dry-run", f"--workdir={workdir}"]
+    with Run(tmp_path / "out", *args) as run:
+        code, _, stderr = run.wait()
+    assert code == 2
+    assert f"{workdir} holds a run with another config (seed: 7 -> 3); " in one_error_line(stderr)
+    assert not (workdir / "dry_run.png").exists()
+    with Run(tmp_path / "out", *args, "--allow_config_change") as run:
+        code, stdout, stderr = run.wait()
+    assert code == 0, stderr
+    assert "config changed: seed: 7 -> 3\n" in stdout
 
 
 def test_profile(root, tmp_path):
