@@ -79,16 +79,19 @@ def work() -> Iterator[None]:
     args = flags.FLAGS
     memory.keep()
     _keep_compiled()
+    join = contextlib.nullcontext()
+    if "coordinator" in args and (args.distributed or args.coordinator):
+        join = parallel.joined(args.coordinator, args.num_processes, args.process_id)
     with parallel.leaving_at_once():
         try:
-            if "coordinator" in args and (args.distributed or args.coordinator):
-                parallel.initialize(args.coordinator, args.num_processes, args.process_id)
-            yield
+            with join:
+                yield
         except parallel.OtherHostError as error:
-            fail(str(error), code=FAILED)
+            fail(str(error), code=parallel.exit_code_of_others(FAILED))
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             if parallel.lost_another(error):
-                fail(f"another host has failed or can't be reached: {error}", code=FAILED)
+                code = parallel.exit_code_of_others(FAILED)
+                fail(f"another host has failed or can't be reached: {error}", code=code)
             if isinstance(error, jax.errors.JaxRuntimeError):
                 raise
             fail(explain(error), code=FAILED if _may_pass(error) else USAGE_ERROR)

@@ -8,8 +8,10 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 import traceback
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import lax
+from jax._src import distributed  # whose store of keys has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,6 +31,8 @@ AXIS = "replicas"
 BEFALLEN = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 LAID_OUT = 4  # batches that a device has at once, of steps that were started and the next one
 _COUNT = "xla_force_host_platform_device_count"
+_FAILED = "jaxseg/failed"  # the key under which a host that fails tells its exit code
+_EVERY, _HEARD = 0.5, 2.0  # seconds: how often hosts look for it, and until all have
 _SMALL = 2**10  # numbers of an array up to which it is not worth to be split
 
 
@@ -327,8 +332,14 @@ def smallest(number: int) -> int:
     return int(np.min(multihost_utils.process_allgather(np.asarray(number))))
 
 
-def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of a distributed run; what is None, a known cluster says itself."""
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+    """A block of the processes of a distributed run; what is None, a known cluster says itself.
+
+    If another one fails in its own, as `leaving_at_once` tells, this one ends with its exit code.
+    """
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except ValueError as error:
@@ -336,6 +347,50 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
             f"the processes can't be joined: {str(error).rstrip('.')}; where no cluster says them, "
             "give --coordinator, --num_processes and --process_id"
         ) from error
+    left = threading.Event()
+    ears = threading.Thread(target=_hear, args=(left,), daemon=True)
+    ears.start()
+    try:
+        yield
+    finally:
+        left.set()
+        ears.join(_HEARD)
+
+
+def _hear(left: threading.Event) -> None:
+    while not left.wait(_EVERY):
+        code = _told()
+        if code is not None:
+            print(f"error: {OtherHostError.LINE}", file=sys.stderr, flush=True)
+            _leave(code)
+
+
+def _told() -> int | None:
+    """The exit code that a failed host has told, if one has."""
+    try:
+        return int(distributed.global_state.client.key_value_try_get(_FAILED))
+    except jax.errors.JaxRuntimeError:  # there is none, or nobody to ask
+        return None
+
+
+def _leave(code: int) -> typing.NoReturn:
+    """Ends this host, and tells the others."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # if another has told before
+        distributed.global_state.client.key_value_set(_FAILED, str(code))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_primary():  # whose process has what is told, and takes the others down with it
+        time.sleep(_HEARD)
+    # JAX would wait for all hosts to leave.
+    os._exit(code)
+
+
+def exit_code_of_others(default: int) -> int:
+    """That of the host that failed first, if it could tell; for one that has seen it fail."""
+    end = time.monotonic() + _HEARD
+    while (code := _told()) is None and time.monotonic() < end:
+        time.sleep(_EVERY)
+    return default if code is None else code
 
 
 def describe() -> str:
@@ -386,6 +441,8 @@ def any_host(flag: bool) -> bool:
 class OtherHostError(ValueError):
     """What a host raises when another one has failed."""
 
+    LINE = "another host failed, and says why"
+
 
 def lost_another(error: Exception) -> bool:
     """Whether an error is what a host sees of another one that has gone.
@@ -408,12 +465,12 @@ def together():
     except (ValueError, OSError) as caught:
         error = caught
     if any_host(error is not None):
-        raise error or OtherHostError("another host failed, and says why")
+        raise error or OtherHostError(OtherHostError.LINE)
 
 
 @contextlib.contextmanager
 def leaving_at_once():
-    """A block whose exceptions end this host without waiting for others, which then fail, too."""
+    """A block whose exceptions end this host, and soon those that are `joined` with it, too."""
     try:
         yield
     except BaseException as error:
@@ -421,10 +478,7 @@ def leaving_at_once():
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # JAX would wait for all hosts to leave.
-        os._exit(error.code if isinstance(error, SystemExit) else 1)
+        _leave(error.code if isinstance(error, SystemExit) else 1)
 
 
 def wait_for_all(what: str) -> None:
