@@ -104,7 +104,10 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, state: Any, scores: dict[str, float] | None = None) -> None:
-        """Starts to write the state of a step, with its validation scores if it was evaluated."""
+        """Starts to write the state of a step, with its validation scores if it was evaluated.
+
+        It replaces one of the same step, which was saved before it had been.
+        """
         arrays = _flatten(parallel.on_host(state))
         checksums = {name: _checksum(array) for name, array in arrays.items()}
         scores = scores or {}  # None would make orbax warn
@@ -115,6 +118,8 @@ class Checkpoints:
         for _ in range(2):  # again if it was the one before that had no room
             try:
                 with self._writing():
+                    if step in self._manager.all_steps():
+                        self._manager.delete(step)
                     self._manager.save(step, args=items, metrics=scores, force=True)
                 break
             except FullDiskError as error:

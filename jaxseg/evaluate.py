@@ -42,6 +42,7 @@ from jaxseg import (
     scorecard,
     scores,
 )
+from jaxseg.batch import Batch
 from jaxseg.config import Config
 from jaxseg.data.views import KINDS
 from jaxseg.scores import Evaluation
@@ -156,17 +157,24 @@ class Evaluator:
         )
         self._predict = jax.jit(make_predict(model.apply, prepare=prepare, **options))
 
+    def rehearsal(self) -> tuple[Callable, Batch]:
+        """Its step, and a batch as this host reads it, with nothing in it."""
+        spec = data.example_spec(self.config.data, training=False)
+        rows = self._batch_size // self._runner.share[1]
+        return self._step, jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
+
     def evaluation(
         self,
         state: TrainState,
         *,
         show: bool = False,
         on_skip: Callable[[str], None] | None = None,
-    ) -> Evaluation:
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Evaluation | None:
         """What the metrics measure of each image; with `show`, a terminal shows the progress.
 
         `on_skip` is told what could not be read, where data.unreadable is "skip": an image of which
-        no pixel counts.
+        no pixel counts. None if it was `stopping`, which is asked before each batch, on all hosts.
         """
         host, hosts = self._runner.share
         positions = data.eval_positions(
@@ -177,6 +185,8 @@ class Evaluator:
         if show:
             batches = report.progress(batches, len(positions), "images")
         for batch in batches:
+            if stopping():
+                return None
             rows.append(
                 scores.finish(parallel.on_host(self._step(state, self._runner.shard(batch))))
             )
@@ -189,13 +199,20 @@ class Evaluator:
         )
 
     def scores(
-        self, state: TrainState, *, on_skip: Callable[[str], None] | None = None
-    ) -> dict[str, float | None]:
+        self,
+        state: TrainState,
+        *,
+        on_skip: Callable[[str], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float | None] | None:
         """The scores under the names of metrics.jsonl; None for a class that does not occur.
 
-        The loss is the mean of the images' losses, weighted by their pixels that count.
+        The loss is the mean of the images' losses, weighted by their pixels that count. There are
+        none if it was `stopping`.
         """
-        found = self.evaluation(state, on_skip=on_skip)
+        found = self.evaluation(state, on_skip=on_skip, stopping=stopping)
+        if found is None:
+            return None
         sums = np.sum(found.statistics["loss"], 0, dtype=np.float64)
         terms = sums[:, 0] / np.maximum(sums[:, 1], 1)
         whole = {**found.scores(), "loss": terms[0]}

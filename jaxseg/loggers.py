@@ -1,8 +1,9 @@
 """Where the curves of a run go, besides `metrics.jsonl`.
 
 A logger has `scalars(step, values)`, `picture(step, sheet)` and `close()`. When a run is resumed,
-it is first given what `metrics.jsonl` has kept, and takes what it lacks: so it has all there is,
-also where it was added later or a kill came between the two, and nothing twice.
+it is first given what `metrics.jsonl` has kept, by `again(step, values)`, and takes what it lacks:
+so it has all there is, also where it was added later or a kill came between the two, and nothing
+twice.
 """
 
 from __future__ import annotations
@@ -57,12 +58,14 @@ class TensorBoard:
 
     def __init__(self, config: Config, workdir: pathlib.Path, start: int):
         directory = workdir / "tensorboard"
-        self._has = start if directory.is_dir() else 0
+        self._is_new = not directory.is_dir()
         self._board = Board(directory, purge_step=start + 1)
 
+    def again(self, step: int, values: dict[str, float | None]) -> None:
+        if self._is_new:
+            self.scalars(step, values)
+
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
-        if step <= self._has:
-            return
         for name, value in _present(values).items():
             self._board.add_scalar(name, value, step)
         self._board.flush()  # or a kill would lose what metrics.jsonl has
@@ -99,6 +102,8 @@ class Csv:
         with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._fields).writerow(row)
 
+    again = scalars
+
     def picture(self, step: int, sheet: np.ndarray) -> None:
         pass
 
@@ -119,7 +124,7 @@ class WeightsAndBiases:
 
         self._image = wandb.Image
         self._path = workdir / "wandb.json"
-        kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        kept = _kept(self._path)
         self._id, sent = kept.get("id", secrets.token_hex(4)), kept.get("step", 0)
         self._keep(sent)
         offline = wandb.setup().settings.mode == "offline"
@@ -138,6 +143,8 @@ class WeightsAndBiases:
 
     def scalars(self, step: int, values: dict[str, float | None]) -> None:
         self._add(step, _present(values))
+
+    again = scalars
 
     def picture(self, step: int, sheet: np.ndarray) -> None:
         self._add(step, {"validation": self._image(sheet)})
@@ -192,9 +199,9 @@ class MLflow:
 
     def _kept(self, path: pathlib.Path) -> str | None:
         """The run that the workdir has, if the store that is in use has it, too."""
-        if not path.exists():
+        run = _kept(path).get("run_id")
+        if run is None:
             return None
-        run = json.loads(path.read_text())["run_id"]
         try:
             self._client.get_run(run)
         except self._mlflow.MlflowException as error:
@@ -224,6 +231,8 @@ class MLflow:
         metrics = [self._mlflow.entities.Metric(name, x, now, step) for name, x in new.items()]
         if metrics and self._tried("curves", self._client.log_batch, self._run, metrics):
             self._has.update((name, step) for name in new)
+
+    again = scalars
 
     def picture(self, step: int, sheet: np.ndarray) -> None:
         file = f"pictures/step_{step:07d}.png"
@@ -255,6 +264,16 @@ class MLflow:
 
 
 _MAKERS = {"tensorboard": TensorBoard, "csv": Csv, "wandb": WeightsAndBiases, "mlflow": MLflow}
+
+
+def _kept(path: pathlib.Path) -> dict:
+    """What a logger keeps in the workdir, if it does."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to log to a new run") from error
 
 
 def _present(values: dict[str, float | None]) -> dict[str, float]:

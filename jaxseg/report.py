@@ -52,8 +52,10 @@ class Report:
                 begun.callback(logger.close)
                 self._loggers.append(logger)
             for values in kept:
+                step = values.pop("step")
                 if "skipped" not in values:  # of a step that was left out
-                    self._log(**values)
+                    for logger in self._loggers:
+                        logger.again(step, values)
             self._open = begun.pop_all()
         if console.is_terminal and not console.is_jupyter:
             self._progress = Progress(
@@ -192,16 +194,17 @@ def _overall(scores: dict[str, float | None]) -> dict[str, float | None]:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> list[dict]:
-    """Drops the lines of later steps, and one that was cut short; returns what the others hold."""
+    """Drops the lines of later steps, and what is none; returns what the others hold."""
     if not path.exists():
         return []
     lines, kept = [], []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+            is_kept = values["step"] <= step
+        except (ValueError, LookupError, TypeError):  # cut short by a kill, or damaged
             continue
-        if values["step"] <= step:
+        if is_kept:
             lines.append(line + "\n")
             kept.append(values)
     with writing.whole(path) as fresh:

@@ -25,12 +25,20 @@ def read(workdir: pathlib.Path) -> dict[int, str]:
 
 def _kept(workdir: pathlib.Path) -> dict[str, str]:
     path = workdir / FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return {str(int(step)): why for step, why in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it, and the steps that have to be skipped are "
+            "found again"
+        ) from error
 
 
 def add(workdir: pathlib.Path, step: int, why: str) -> None:
     """Keeps one more, for this start and all later ones; the primary alone must do so."""
-    found = {**_kept(workdir), step: why}
+    found = {**_kept(workdir), str(step): why}
     with writing.whole(workdir / FILE) as fresh:
         fresh.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -144,9 +144,33 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
     if start >= config.steps:
         _say(console, f"All {config.steps} steps are done; set --config.steps for more.")
     skipped = skips.read(workdir)
+
+    def evaluates(step):
+        return step % config.eval_every == 0 or step == config.steps
+
+    def stopping():
+        return parallel.any_host(interruption.asked)
+
+    def evaluated(step, state):
+        """The scores, which are reported; None if the run is to stop before they are there."""
+        scores = evaluator.scores(state, on_skip=report.skipped, stopping=stopping)
+        if scores is not None:
+            report.evaluation(step, scores)
+            sheet = evaluator.picture(state) if config.pictures else None
+            if sheet is not None:
+                report.picture(step, sheet)
+        return scores
+
     report = Report(workdir if primary else None, console, config, start)
     traced = Profile(workdir, steps=profile if primary else 0)
     with contextlib.closing(saved), contextlib.closing(report), contextlib.closing(traced):
+        stops = stopping()
+        unscored = start > 0 and evaluates(start) and not saved.scores(start)
+        if unscored and not stops:  # the run was to stop while it was scored
+            scores = evaluated(start, state)
+            stops = unscored = scores is None
+            if scores is not None:
+                saved.save(start, state, scores)
         ends_early = _is_out_of_patience(workdir, config)
         if primary and start < config.steps and not ends_early:
             (workdir / DONE).unlink(missing_ok=True)  # of fewer steps, or of less patience
@@ -156,7 +180,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
             training.positions(host=host, hosts=hosts),
             config.data,
             start=start,
-            stop=start if ends_early else config.steps,
+            stop=start if stops or ends_early else config.steps,
             on_skip=report.skipped,
         )
         feed = parallel.Feed(batches, runner.shard)
@@ -179,12 +203,9 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 pending.append((step, scalars))
                 traced.after_step(scalars)
             logs = step % config.log_every == 0 or step == config.steps
-            evaluates = step % config.eval_every == 0 or step == config.steps
-            stops = interruption.asked
-            if processes > 1:
-                meets = logs or evaluates or step % config.checkpoint_every == 0
-                stops = meets and parallel.any_host(stops)
-            saves = evaluates or stops or step % config.checkpoint_every == 0
+            meets = logs or evaluates(step) or step % config.checkpoint_every == 0
+            stops = (meets or processes == 1) and stopping()
+            saves = evaluates(step) or stops or step % config.checkpoint_every == 0
             if not (logs or saves):
                 continue
 
@@ -203,12 +224,10 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 eta = math.inf if rate is None else (config.steps - step) / rate
                 report.training(step, values, speed, waited, eta)
             scores = None
-            if evaluates:
-                scores = evaluator.scores(state, on_skip=report.skipped)
-                report.evaluation(step, scores)
-                sheet = evaluator.picture(state) if config.pictures else None
-                if sheet is not None:
-                    report.picture(step, sheet)
+            if evaluates(step):
+                scores = evaluated(step, state)
+                unscored = scores is None
+                stops = stops or unscored
                 ends_early = _is_out_of_patience(workdir, config)
             if saves:
                 saved.save(step, state, scores)
@@ -220,7 +239,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         best = saved.best_step()
         scores = {} if best is None else saved.scores(best)
 
-    if primary and (step >= config.steps or ends_early):
+    if primary and not unscored and (step >= config.steps or ends_early):
         (workdir / DONE).touch()
     parallel.wait_for_all("said whether it is done")  # before a host leaves, whose script may look
 
@@ -247,8 +266,10 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         )
         more = "--config.patience=0 --allow_config_change"
         _say(console, f"{_command('train', workdir)} {more}")
-    elif step < config.steps:
-        _say(console, f"Stopped after step {step} of {config.steps}, which is saved. To go on:")
+    elif step < config.steps or unscored:
+        what = "; it is scored first when the run goes on" if unscored else ""
+        saves = f"after step {step} of {config.steps}, which is saved{what}"
+        _say(console, f"Stopped {saves if step else 'before the first step'}. To go on:")
         if processes > 1:
             _say(console, f"(on each of the {processes} hosts, with the flags that join them)")
         _say(console, _command("train", workdir))

@@ -190,6 +190,28 @@ def test_added_later(name, tmp_path):
     assert curves(workdir) == pytest.approx(expected(3), rel=rel)
 
 
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_what_they_keep_is_damaged(name, tmp_path):
+    path = tmp_path / f"{name}.json"
+    assert loggers._kept(path) == {}
+    for text in ("", "5", '"text"'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"^{path} is damaged .*; delete it to log to a new"):
+            loggers._kept(path)
+
+
+def test_damaged_lines_are_left_out(tmp_path):
+    """What is no record, or no text, wherever it stands."""
+    go_on(tmp_path / "run", ("csv",), 0, 3)
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    damages = [b"5\n", b'{"loss": 1.0}\n', b"\xff\xfe\n", b"\0\0\n", b'{"step": "1"}\n', b'{"st']
+    path.write_bytes(b"".join(x + y for x, y in zip(damages, [*lines, b"", b""], strict=True)))
+    go_on(tmp_path / "run", ("csv",), 3, 3)
+    assert path.read_bytes() == b"".join(lines)
+    assert csv_curves(tmp_path / "run") == expected(3)
+
+
 @pytest.mark.parametrize("names", [("tensorboard", "csv"), ()])
 def test_only_what_is_asked_for(names, tmp_path):
     go_on(tmp_path / "run", names, 0, 2)
@@ -282,6 +304,8 @@ class Recorder:
     def scalars(self, step, values):
         if "scalars" in self.fails:
             raise OSError("no scalars")
+
+    again = scalars
 
     def close(self):
         self.closed = True

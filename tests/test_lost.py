@@ -80,7 +80,7 @@ def test_disk_fills_up(root, mounted, tmp_path):
     options = {**SMALL, "steps": 40, "eval_every": 20}
     workdir = disk / "run"
     args = [*arguments(root, **options), f"--workdir={workdir}"]
-    with Run(tmp_path / "full", *args) as run:
+    with Run(tmp_path / "full", *args, devices=1) as run:
         run.wait_until((workdir / "checkpoints" / "4").exists)
         (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 2**14))
         code, _, stderr = run.wait()
@@ -89,11 +89,12 @@ def test_disk_fills_up(root, mounted, tmp_path):
     assert "full" in line or "No space left" in line
     assert "start again to go on" in line
     (disk / "filler").unlink()
-    with Run(tmp_path / "again", *args) as run:
+    with Run(tmp_path / "again", *args, devices=1) as run:
         code, stdout, stderr = run.wait()
     assert code == 0, stderr
     assert "Resuming after step" in stdout
-    with Run(tmp_path / "out", *arguments(root, **options), f"--workdir={tmp_path / 'x'}") as run:
+    straight = [*arguments(root, **options), f"--workdir={tmp_path / 'x'}"]
+    with Run(tmp_path / "out", *straight, devices=1) as run:
         assert run.wait()[0] == 0
     assert_same_run(workdir, tmp_path / "x")
     assert_board_shows(workdir)
@@ -339,6 +340,13 @@ def test_a_skipped_step_leaves_the_state(root, tmp_path):
     chex.assert_trees_all_equal(states[5][1:], states[4][1:])
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(states[6][1:], states[5][1:])
+
+
+@pytest.mark.parametrize("text", ["", "[5]", '{"five": "loss is nan"}'])
+def test_damaged_skips_are_named(text, tmp_path):
+    (tmp_path / skips.FILE).write_text(text)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / skips.FILE} is damaged .*; delete it, "):
+        skips.read(tmp_path)
 
 
 def test_too_many_skips_stop(root, tmp_path):

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -36,7 +37,8 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import jaxseg.config
-from jaxseg import parallel
+import jaxseg.scores
+from jaxseg import ingredients, parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import DataError, open_source, train_positions
 from jaxseg.evaluate import Evaluator, make_init, make_model, open_run
@@ -479,6 +481,51 @@ def test_stop_and_resume(straight, root, tmp_path, number):
     assert f"Resuming after step {at}, {STEPS} steps" in stdout
     chex.assert_trees_all_equal(final_state(workdir)[0], final_state(straight[0])[0])
     assert records(workdir) == records(straight[0])
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_stop_in_an_evaluation(at, root, tmp_path, monkeypatch):
+    """It is broken off, the step is saved at once, and is scored first when the run goes on."""
+    options = {"steps": 8, "eval_every": 4, "checkpoint_every": 3, "keep_latest": 1}
+    config = make_config(root, **options, **{"data.eval_split": "train"})  # two batches
+    straight, workdir = tmp_path / "straight", tmp_path / "run"
+    train(config, straight, console=Console(file=io.StringIO()))
+    finish, batches = jaxseg.scores.finish, itertools.count(1)
+
+    def finish_and_signal(found):
+        if next(batches) == 2 * at // 4 - 1:  # the first of two
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finish(found)
+
+    screen = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(jaxseg.scores, "finish", finish_and_signal)
+        train(config, workdir, console=Console(file=screen, width=500))
+    assert f"Stopped after step {at} of 8, which is saved; it is scored first" in screen.getvalue()
+    assert [x["step"] for x in records(workdir) if "val/loss" in x] == [4][: at // 4 - 1]
+    assert final_state(workdir)[0][0] == at
+    assert not (workdir / "done").exists()
+    train(config, workdir, console=Console(file=io.StringIO()))
+    assert_same_run(workdir, straight)
+    assert_board_shows(workdir)
+    assert (workdir / "done").exists()
+
+
+def test_stop_before_the_first_step(root, tmp_path, monkeypatch):
+    """While things are set up: no step is trained, nor compiled."""
+    made = ingredients.gather
+
+    def gather(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made(config)
+
+    monkeypatch.setattr(ingredients, "gather", gather)
+    screen = io.StringIO()
+    train(make_config(root), tmp_path, console=Console(file=screen, width=500))
+    assert "Stopped before the first step. To go on:" in screen.getvalue()
+    assert records(tmp_path) == []
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / "done").exists()
 
 
 def test_damaged_checkpoint_falls_back(straight, finished, root):
