@@ -34,6 +34,7 @@ class DryRun(NamedTuple):
     logits: tuple  # their shape, at each resolution
     parameters: dict[str, tuple[int, int]]  # of each block: arrays, and numbers in them
     plan: training_step.Plan
+    evaluation: training_step.Plan  # of one of its batches
     limit: int  # bytes of a device that a step may take
 
 
@@ -44,7 +45,7 @@ def run(config: Config) -> DryRun:
     says of the compiled step.
     """
     made = ingredients.gather(config)
-    config, runner, train_step, training, _, _, template = made
+    config, runner, train_step, training, evaluator, _, template = made
     made.open_pretrained()  # which raises, as training would
     own, whole = (
         next(data.batches(training.source, training.positions(**share), config.data))
@@ -74,6 +75,7 @@ def run(config: Config) -> DryRun:
             for name, block in template.params.items()
         },
         plan=plan,
+        evaluation=training_step.planned_evaluation(evaluator, runner, template),
         limit=parallel.memory(),
     )
 
@@ -124,6 +126,7 @@ def show(config: Config, workdir: pathlib.Path, console: Console) -> None:
         "a step": f"{work} on each device{part}",
         "memory": f"{_bytes(plan.memory)} on each device: {_bytes(plan.arguments)} of state and "
         f"batch, {_bytes(plan.temporaries)} besides, of {_bytes(found.limit)} that a step may take",
+        "evaluation": f"{_bytes(found.evaluation.memory)} on each device",
         "first batch": f"{workdir / PICTURE}",
     }
     for name, text in lines.items():

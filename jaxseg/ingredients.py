@@ -43,6 +43,7 @@ def gather(config: Config, optimizer: optax.GradientTransformation | None = None
     _check(config)
     runner = parallel.make_runner(config.parallel)
     model = make_model(config, axis_name=runner.axis_name)
+    automatic = config.batch_size == "auto"
     config = training_step.sized(config, model, runner)
     optimizer = optimizer or optim.make_optimizer(config.optim, config.steps)
     train_step = training_step.compiled(config, model, runner, optimizer)
@@ -54,6 +55,8 @@ def gather(config: Config, optimizer: optax.GradientTransformation | None = None
                 evaluator = make_evaluator(config, model, runner)
     init = make_init(config, model)
     template = jax.eval_shape(init)
+    if automatic:
+        training_step.check_evaluation(evaluator, runner, template)
     return Ingredients(config, runner, train_step, training, evaluator, init, template)
 
 

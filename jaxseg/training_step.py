@@ -16,6 +16,7 @@ import optax
 from jaxseg import batch_size, data, losses, optim, parallel, steps, teachers
 from jaxseg.batch import Batch
 from jaxseg.config import Config
+from jaxseg.evaluate import Evaluator
 from jaxseg.models import Functional
 
 
@@ -85,7 +86,7 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
 
     Of the batches that are split evenly it takes 1, 2, 4, 8, ... times the smallest, and no more
     than there are images. Besides a step there is room for the batches of those that follow, as
-    the loop runs ahead. Evaluation, whose batches are others, must fit by itself.
+    the loop runs ahead. For evaluation, whose batches are others, see `check_evaluation`.
     """
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = compiled(config, model, runner, optimizer)
@@ -112,6 +113,34 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     most = len(source) if labelled <= 0 else math.floor(len(source) / labelled)
     found = batch_size.largest(needs, parallel.memory(), unit=unit, most=most)
     return parallel.smallest(found)
+
+
+def planned_evaluation(
+    evaluator: Evaluator, runner: parallel.Runner, template: steps.TrainState
+) -> Plan:
+    """What XLA plans for a step of an evaluation, with all of the state, though it reads a part."""
+    step, batch = evaluator.rehearsal()
+    state = jax.tree.map(
+        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
+        template,
+        runner.layout(template),
+    )
+    laid = jax.tree.map(lambda x: x.addressable_shards[0].data.nbytes, runner.shard(batch))
+    plan = planned(step, runner, template, batch)
+    return plan._replace(arguments=sum(jax.tree.leaves((state, laid))))
+
+
+def check_evaluation(
+    evaluator: Evaluator, runner: parallel.Runner, template: steps.TrainState
+) -> None:
+    """Raises ValueError on all hosts unless those of every host have memory for an evaluation."""
+    needs, limit = planned_evaluation(evaluator, runner, template).memory, parallel.memory()
+    if parallel.any_host(needs > limit):
+        raise ValueError(
+            f"an evaluation needs {needs / 2**20:.0f} MiB of a device, but it has "
+            f"{limit / 2**20:.0f}; make eval_batch_size or data.image_size smaller, or set "
+            "model.window or parallel"
+        )
 
 
 def preparation(config: Config, *, axis_name: str | None = None) -> Callable:

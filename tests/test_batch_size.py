@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import jaxseg.config
-from jaxseg import batch_size, evaluate, parallel, training_step
+from jaxseg import batch_size, evaluate, ingredients, parallel, training_step
 from jaxseg.config import Config, Model
 from jaxseg.train import train
 
@@ -76,6 +76,19 @@ def test_room_for_the_batches_that_follow(monkeypatch):
         else:
             with pytest.raises(ValueError, match="a batch of 8 needs"):
                 training_step.largest_batch(config, model, runner)
+
+
+def test_evaluation_has_to_fit(monkeypatch):
+    """With "auto", where a training step does; else the user has chosen."""
+    config = Config(batch_size="auto", model=Model(widths=(4, 8)))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=(16, 16)))
+    monkeypatch.setattr(training_step, "largest_batch", lambda *_: 8)
+    monkeypatch.setattr(parallel, "memory", lambda: 2**14)
+    with pytest.raises(
+        ValueError, match=r"^an evaluation needs \d+ MiB of a device, but it has 0; make eval_bat"
+    ):
+        ingredients.gather(config)
+    ingredients.gather(dataclasses.replace(config, batch_size=8))
 
 
 def test_what_a_run_keeps(tmp_path):

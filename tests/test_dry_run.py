@@ -56,6 +56,8 @@ def test_dry_run(kind, root):
     pixels = 8 * 8 * 16 // jax.device_count()
     assert found.plan.flops > 2 * 3 * pixels * 9 * (4 * 2 + 2 * 2)
     assert found.plan.temporaries > 0
+    assert found.evaluation.arguments == bytes_of_state + batch  # of as many images
+    assert found.evaluation.temporaries > 0
     pictures = dry_run.sheet(found, config)
     assert pictures.dtype == np.uint8
     assert len(np.unique(pictures.reshape(-1, 3), axis=0)) > 50
@@ -73,7 +75,9 @@ def test_no_backward_pass_of_what_is_frozen(root):
 
 def test_first_batch_is_what_the_step_sees(root, monkeypatch):
     """The mean of its images is that in the first step of a training."""
-    config = make_config(root, **TINY | {"augment.noise": 0.3})
+    # One level, since what notes the batch is compiled anew each time.
+    small = {"steps": 1, "optim.warmup_steps": 0, "model.widths": (2,), "augment.noise": 0.3}
+    config = make_config(root, **TINY | small)
     found = dry_run.run(config)
     seen = []
     unchanged = dry_run.training_step.preparation
