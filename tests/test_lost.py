@@ -80,7 +80,7 @@ def test_disk_fills_up(root, mounted, tmp_path):
     options = {**SMALL, "steps": 40, "eval_every": 20}
     workdir = disk / "run"
     args = [*arguments(root, **options), f"--workdir={workdir}"]
-    with Run(tmp_path / "full", *args, devices=1) as run:
+    with Run(tmp_path / "full", *args) as run:
         run.wait_until((workdir / "checkpoints" / "4").exists)
         (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 2**14))
         code, _, stderr = run.wait()
@@ -89,12 +89,11 @@ def test_disk_fills_up(root, mounted, tmp_path):
     assert "full" in line or "No space left" in line
     assert "start again to go on" in line
     (disk / "filler").unlink()
-    with Run(tmp_path / "again", *args, devices=1) as run:
+    with Run(tmp_path / "again", *args) as run:
         code, stdout, stderr = run.wait()
     assert code == 0, stderr
     assert "Resuming after step" in stdout
-    straight = [*arguments(root, **options), f"--workdir={tmp_path / 'x'}"]
-    with Run(tmp_path / "out", *straight, devices=1) as run:
+    with Run(tmp_path / "out", *arguments(root, **options), f"--workdir={tmp_path / 'x'}") as run:
         assert run.wait()[0] == 0
     assert_same_run(workdir, tmp_path / "x")
     assert_board_shows(workdir)
@@ -481,6 +480,29 @@ def test_either_process_may_be_asked_to_stop(root, tmp_path, to):
     assert (code, code2) == (0, 0), errors + errors2
     assert time.monotonic() - begun < 30
     assert f"Stopped after step {final_state(workdir)[0][0]} of 200" in stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("to", [0, 1])
+def test_two_processes_stop_in_an_evaluation(root, tmp_path, to):
+    """Both break it off, whoever was asked, and make it first when they go on."""
+    options = {**SMALL, "steps": 8, "eval_every": 4, "log_every": 1, "eval_batch_size": 2}
+    args = arguments(root, **options, **{"data.eval_split": "train"})
+    straight, workdir = tmp_path / "straight", tmp_path / "run"
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={straight}")):
+        assert code == 0, errors
+    runs = start(by_hand(2), *args, f"--workdir={workdir}")
+    while count_records(workdir) < 4 and runs[0].poll() is None:
+        time.sleep(0.001)
+    runs[to].send_signal(signal.SIGTERM)
+    (stdout, errors, code), (_, errors2, code2) = ends(runs)
+    assert (code, code2) == (0, 0), errors + errors2
+    assert "Stopped after step 4 of 8, which is saved; it is scored first" in stdout
+    assert [x["step"] for x in records(workdir)] == [1, 2, 3, 4]
+    for _, errors, code in ends(start(by_hand(2), *args, f"--workdir={workdir}")):
+        assert code == 0, errors
+    assert_same_run(workdir, straight)
+    assert_board_shows(workdir)
 
 
 @pytest.mark.long
