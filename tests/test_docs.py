@@ -114,5 +114,5 @@ def test_examples():
     test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "page", None, 0)
     assert len(test.examples) > 30
     said = []
-    doctest.DocTestRunner().run(test, out=said.append)
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert not said, "".join(said)
