@@ -367,16 +367,19 @@ def _hear(left: threading.Event) -> None:
 
 def _told() -> int | None:
     """The exit code that a failed host has told, if one has."""
+    client = distributed.global_state.client
     try:
-        return int(distributed.global_state.client.key_value_try_get(_FAILED))
+        return None if client is None else int(client.key_value_try_get(_FAILED))
     except jax.errors.JaxRuntimeError:  # there is none, or nobody to ask
         return None
 
 
 def _leave(code: int) -> typing.NoReturn:
     """Ends this host, and tells the others."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # if another has told before
-        distributed.global_state.client.key_value_set(_FAILED, str(code))
+    client = distributed.global_state.client
+    if client is not None:  # as it is on all, unless their processes were joined in another way
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # if another has told before
+            client.key_value_set(_FAILED, str(code))
     sys.stdout.flush()
     sys.stderr.flush()
     if is_primary():  # whose process has what is told, and takes the others down with it
