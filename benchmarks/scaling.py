@@ -11,6 +11,7 @@ are in memory. README.md says what the columns mean.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -161,9 +162,11 @@ def main() -> None:
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
+        join = contextlib.nullcontext()
         if args.coordinator:
-            parallel.initialize(args.coordinator, args.processes, args.process)
-        found = measure(*args.measure.split(","), args.steps, args.root, args.workdir)
+            join = parallel.joined(args.coordinator, args.processes, args.process)
+        with join:
+            found = measure(*args.measure.split(","), args.steps, args.root, args.workdir)
         if parallel.is_primary():
             print(json.dumps(found))
         return
