@@ -149,7 +149,9 @@ time.sleep(60)
         ready = tmp_path / how
         inner = [sys.executable, "-c", script, str(ready), how, str(int(number))]
         outer = (
-            "import pathlib, sys\nfrom jaxseg.supervise import supervise\n"
+            "import pathlib, signal, sys\nfrom jaxseg.supervise import supervise\n"
+            # Of what a shell runs in the background, SIGINT is ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             f"sys.exit(supervise({inner!r}, pathlib.Path({str(tmp_path)!r}), retries=3, "
             "final=(2, 3)))"
         )

@@ -2,6 +2,7 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
 
 # Runs what has a temporary of 160 MB some times, and prints the pages that it was given meanwhile.
@@ -22,6 +23,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 9), reason="the runtime of jax 0.7 gets most pages anew all the same"
+)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not that of glibc")
 def test_kept_memory_is_not_cleared_anew():
     def pages(how):
