@@ -641,9 +641,8 @@ def main() -> None:
     args = flags.FLAGS
     _check(args)
     with cli.work():
-        first, *_ = [args.workdir] if args.workdir else args.compare or [None]
-        if first and not args.labels:
-            parallel.split_cores(read_config(first))
+        if not args.labels:
+            parallel.split_cores(read_config(args.workdir or args.compare[0]))
         # Into a file or a pipe, nothing has to be folded.
         width = None if sys.stdout.isatty() else 120
         console = Console(quiet=not parallel.is_primary(), width=width)
