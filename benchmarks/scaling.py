@@ -3,9 +3,10 @@
     python benchmarks/scaling.py --repeats 3
 
 Each row is a run of `jaxseg.train.train` in processes of its own, whose devices are virtual: they
-share the cores of this machine. `demo` is the embedded demo; `trivial` has its state, of more than
-120 arrays, and a step that adds nothing but 1 to it, so that all that is left is overhead. Batches
-are in memory. README.md says what the columns mean.
+share the cores of this machine. `command` is the demo as `python -m jaxseg.train` runs it; `demo` a
+smaller one, whose batches are in memory; `trivial` has its state, of more than 120 arrays, and a
+step that adds nothing but 1 to it, so that all that is left is overhead. README.md says what the
+columns mean.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ import machine
 import numpy as np
 
 import jaxseg.train
-from jaxseg import data, parallel
+from jaxseg import data, memory, parallel
 from jaxseg.config import Config
 
 PACKAGES = ("jaxseg", "jax", "jaxlib")
 KINDS = ("pmap", "shard_map", "fsdp")
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2))  # devices of a process, and processes
+COMMAND = ("command", "pmap", (None, 1))  # with the devices that it takes by itself
 BATCH, WARM = 8, 20
-COLUMNS = ("bare", "loop", "own", "own p90", "own cpu", "log", "log cpu")  # in milliseconds
+TIMES = ("bare", "loop", "own", "own p90", "own cpu", "log", "log cpu")  # in milliseconds
 
 
 class Stopwatch:
@@ -88,15 +90,21 @@ def first_again(real, *args, start: int, stop: int, **options):
 
 def measure(kind: str, what: str, steps: int, root: str, workdir: str) -> dict:
     """A run of the loop, and its step called bare."""
-    config = Config(steps=steps, batch_size=BATCH, pictures=0, parallel=kind)
+    config = Config(steps=steps, pictures=0, parallel=kind)
     config.eval_every = config.checkpoint_every = steps
-    config.data.root, config.data.image_size = root, (64, 64)
-    config.augment.crop_size = ()
-    config.model.widths = (8, 16, 32)
+    config.data.root = root
+    if what == "command":
+        memory.keep()
+        parallel.split_cores(config)
+    else:
+        config.batch_size, config.data.image_size = BATCH, (64, 64)
+        config.augment.crop_size = ()
+        config.model.widths = (8, 16, 32)
     watch, real = Stopwatch(kind, what == "trivial"), data.batches
 
     def batches(*args, **options):
-        return first_again(real, *args, **options) if "stop" in options else real(*args, **options)
+        in_memory = what != "command" and "stop" in options
+        return first_again(real, *args, **options) if in_memory else real(*args, **options)
 
     with (
         mock.patch.object(parallel, "make_runner", return_value=watch.runner),
@@ -112,6 +120,7 @@ def measure(kind: str, what: str, steps: int, root: str, workdir: str) -> dict:
     bare = statistics.median(watch.bare(every * 2) for _ in range(9))
     own, own_cpu = between[~logs].T
     return {
+        "devices": jax.local_device_count(),
         "leaves": len(jax.tree.leaves(watch.state)),
         "bare_ms": 1e3 * bare,
         "loop_ms": 1e3 * float(np.median(whole)),
@@ -123,12 +132,14 @@ def measure(kind: str, what: str, steps: int, root: str, workdir: str) -> dict:
     }
 
 
-def start(arguments: list[str], devices: int, processes: int) -> dict:
+def start(arguments: list[str], devices: int | None, processes: int) -> dict:
     """What process 0 of those that measure a row says."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    if devices is not None:
+        environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     command = [sys.executable, __file__, *arguments]
     if processes > 1:
         command += ["--coordinator", f"localhost:{port}", "--processes", str(processes)]
@@ -176,9 +187,9 @@ def main() -> None:
         "rows": [],
     }
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
-    print(f"| step | parallel | processes x devices | arrays | {' | '.join(COLUMNS)} |")
-    print("|---" * (4 + len(COLUMNS)) + "|")
-    cases = itertools.product(("demo", "trivial"), args.kinds, LAYOUTS)
+    columns = ("step", "parallel", "processes x devices", "arrays", *TIMES, "kept")
+    print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
+    cases = [COMMAND, *itertools.product(("demo", "trivial"), args.kinds, LAYOUTS)]
     with tempfile.TemporaryDirectory() as root:
         for what, kind, (devices, processes) in cases:
             turns = []
@@ -186,13 +197,14 @@ def main() -> None:
                 arguments = ["--measure", f"{kind},{what}", "--steps", str(args.steps)]
                 arguments += ["--root", root, "--workdir", tempfile.mkdtemp(dir=root)]
                 turns.append(start(arguments, devices, processes))
-            row = {"what": what, "parallel": kind, "processes": processes, "devices": devices}
+            row = {"what": what, "parallel": kind, "processes": processes}
             row |= {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+            row["kept"] = statistics.median(turn["bare_ms"] / turn["loop_ms"] for turn in turns)
             report["rows"].append(row)
-            times = [row[column.replace(" ", "_") + "_ms"] for column in COLUMNS]
+            times = [row[column.replace(" ", "_") + "_ms"] for column in TIMES]
             print(
-                f"| {what} | `{kind}` | {processes} x {devices} | {row['leaves']:.0f} | "
-                f"{' | '.join(f'{x:.3g}' for x in times)} |",
+                f"| {what} | `{kind}` | {processes} x {row['devices']:.0f} | {row['leaves']:.0f} | "
+                f"{' | '.join(f'{x:.3g}' for x in times)} | {row['kept']:.3f} |",
                 flush=True,
             )
             args.output.write_text(json.dumps(report, indent=1) + "\n")

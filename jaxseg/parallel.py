@@ -88,10 +88,14 @@ def make_runner(parallel: str, *, check_vma: bool = True) -> Runner:
 def split_cores(config: Config) -> None:
     """Takes the cores of a CPU for devices, where there are no others and JAX was told of none.
 
-    XLA runs many a layer on one core alone, so replicas of the model keep more of them busy: as
-    many as the batch splits over, and at most 8, since each has the whole state. To be called
-    before JAX is used: later nothing changes, nor does it with several processes.
+    XLA of jax 0.10 runs many a layer on one core alone, so replicas of the model keep more of them
+    busy: as many as the batch splits over, and at most 8, since each has the whole state. With
+    other versions training is slower by that (0.7.2, 0.11.0 and 0.12.0 on two cores), and nothing
+    changes. To be called before JAX is used: later nothing changes, nor does it with several
+    processes.
     """
+    if jax.__version_info__[:2] != (0, 10):
+        return
     told = jax.config.jax_num_cpu_devices > 0 or _COUNT in os.environ.get("XLA_FLAGS", "")
     replicated = config.parallel in ("pmap", "shard_map")
     if told or not replicated or jax.distributed.is_initialized():

@@ -76,7 +76,7 @@ ROOMS = {
     "labels": {"checks"},
     "losses": {"checks", "ops"},
     "metrics": {"checks", "ops"},
-    "models": set(),
+    "models": {"ops"},
     "ops": {"checks"},
     "optim": {"config", "names"},
     "cli": {"config", "memory", "parallel"},

@@ -295,7 +295,8 @@ import jax
 from jaxseg import parallel
 from jaxseg.config import Config
 
-def taken(cores, **fields):
+def taken(cores, version=(0, 10, 2), **fields):
+    jax.__version_info__ = version
     os.sched_getaffinity = lambda process: set(range(cores))
     jax.config.update("jax_num_cpu_devices", -1)
     parallel.split_cores(Config(**fields))
@@ -305,7 +306,8 @@ print(
     taken(6, batch_size=8), taken(6, batch_size=6), taken(6, batch_size=12, parts=3),
     taken(64, batch_size=64), taken(5, batch_size="auto"), taken(4, batch_size=7),
     taken(4, batch_size=8, parallel="shard_map"), taken(4, batch_size=8, parallel="spatial"),
-    taken(4, batch_size=0), taken(2, batch_size=8),
+    taken(4, batch_size=0), taken(4, (0, 7, 2)), taken(4, (0, 11, 0)), taken(4, (1, 10, 0)),
+    taken(2, batch_size=8),
 )
 print(jax.device_count())
 parallel.split_cores(Config(batch_size=1))  # too late, and told besides
@@ -322,7 +324,7 @@ def test_cores_become_devices_that_the_batch_splits_over():
         return found.stdout.decode().split("\n")
 
     counts, now, later, _ = printed()
-    assert counts == "4 6 4 8 5 1 4 -1 4 2"
+    assert counts == "4 6 4 8 5 1 4 -1 4 -1 -1 -1 2"
     assert now == later == "2"
     told, now, *_ = printed(XLA_FLAGS="--xla_force_host_platform_device_count=3")
     assert set(told.split()) == {"-1"}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
+
+from jaxseg import ops
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -168,7 +169,7 @@ class Block(nnx.Module):
                 width,
                 (3,) * spatial_rank,
                 use_bias=False,
-                conv_general_dilated=convolve if spatial_rank == 3 else lax.conv_general_dilated,
+                conv_general_dilated=_convolve,
                 **options,
             )
             setattr(self, f"conv{i}", conv)
@@ -213,37 +214,10 @@ class Up(nnx.Module):
         return x.reshape(batch, *(2 * side for side in size), channels)
 
 
-def convolve(
-    volumes: Float[Array, "batch depth height width before"],
-    kernel: Float[Array, "3 3 3 before after"],
-    strides: Sequence[int],
-    padding: str,
-    **options,
-) -> Float[Array, "batch depth height width after"]:
-    """The convolution of volumes as layers of stride 1 with zeros around take it.
-
-    On a CPU as one of planes, each with the channels of its two neighbours: XLA has fast ones of
-    images alone there, and a training step takes a quarter of the time.
-    """
-
-    def of_planes(volumes, kernel):
-        batch, depth, *size, channels = volumes.shape
-        padded = jnp.pad(volumes, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-        planes = jnp.concatenate([padded[:, i : i + depth] for i in range(3)], -1)
-        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, 3 * channels, -1)
-        found = lax.conv_general_dilated(
-            planes.reshape(batch * depth, *size, -1),
-            kernel,
-            (1, 1),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return found.reshape(batch, depth, *size, -1)
-
-    def whole(volumes, kernel):
-        return lax.conv_general_dilated(volumes, kernel, strides, padding, **options)
-
-    return lax.platform_dependent(volumes, kernel, cpu=of_planes, default=whole)
+def _convolve(images, kernel, strides, padding, **options):
+    """`ops.convolve` for `nnx.Conv`, whose options here are what it takes."""
+    del strides, padding, options
+    return ops.convolve(images, kernel)
 
 
 def max_pool(x: Float[Array, "batch *pixels channels"]) -> Array:

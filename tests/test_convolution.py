@@ -1,0 +1,227 @@
+"""The convolution of models: that of lax, with its derivatives, in whichever way it is computed."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import models, ops
+from jaxseg.ops import convolution
+
+NUMBERS = {2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def by_lax(images, kernel):
+    rank = images.ndim - 2
+    return jax.lax.conv_general_dilated(
+        images, kernel, (1,) * rank, "SAME", dimension_numbers=NUMBERS[rank]
+    )
+
+
+def normal(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def pair(shape, after, dtype=np.float32):
+    """Images and a kernel, by which the answers have about a variance of 1."""
+    sides, before = len(shape) - 2, shape[-1]
+    kernel = normal(1, *(3,) * sides, before, after, dtype=dtype)
+    return normal(0, *shape, dtype=dtype), kernel / dtype(math.sqrt(before * 3**sides))
+
+
+def with_gradients(function, images, kernel):
+    weights = normal(2, *images.shape[:-1], kernel.shape[-1], dtype=images.dtype.type)
+
+    def total(images, kernel):
+        found = function(images, kernel)
+        return jnp.sum(weights * found), found
+
+    return jax.jit(jax.grad(total, (0, 1), has_aux=True))(images, kernel)
+
+
+def convolutions(images, kernel, platform="cpu", function=ops.convolve):
+    """Those of lax in the program that is lowered for the platform, and the products."""
+    jax.clear_caches()  # that have programs of before a patch
+    traced = jax.jit(function).trace(images, kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")
+
+
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    [
+        ((2, 8, 12, 64), 64),
+        ((1, 16, 8, 128), 64),
+        ((3, 6, 8, 65), 128),
+        ((2, 8, 8, 128), 128),
+        ((1, 2, 64, 192), 129),
+        ((1, 64, 2, 128), 130),
+    ],
+)
+def test_tiles_are_as_accurate_as_lax_and_so_are_their_gradients(shape, after):
+    """Beside float64, with tiles for the kernel's gradient, too, from 128 channels on."""
+    images, kernel = pair(shape, after)
+    assert convolutions(images, kernel) == (0, 4)
+    gradient = jax.grad(lambda *x: jnp.sum(ops.convolve(*x)), (0, 1))
+    tiled = min(shape[-1], after) >= 128
+    assert convolutions(images, kernel, function=gradient) == ((0, 8) if tiled else (1, 4))
+    ours, theirs = (with_gradients(f, images, kernel) for f in (ops.convolve, by_lax))
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        exact = with_gradients(by_lax, *(x.astype(np.float64) for x in (images, kernel)))
+        exact = jax.device_get(exact)
+
+    def errors(found):
+        return [
+            np.sqrt(np.mean((np.float64(x) - y) ** 2)) / np.std(y)
+            for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+        ]
+
+    assert max(errors(ours)) < 1e-6
+    for mine, other in zip(errors(ours), errors(theirs), strict=True):
+        assert mine < 4 * other
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_integers_are_convolved_exactly(seed):
+    """As are halves of sums of them, so that nothing is rounded, nor in either gradient."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(-4, 5, (2, 8, 10, 128)).astype(np.float32)
+    kernel = draw.integers(-4, 5, (3, 3, 128, 128)).astype(np.float32)
+    weights = draw.integers(-4, 5, (2, 8, 10, 128)).astype(np.float32)
+
+    def of(function):
+        answers, transposed = jax.vjp(function, images, kernel)
+        return answers, *transposed(weights)
+
+    chex.assert_trees_all_equal(of(ops.convolve), of(by_lax))
+
+
+@pytest.mark.parametrize(
+    ("shape", "after", "dtype"),
+    [
+        ((2, 8, 8, 63), 64, np.float32),
+        ((2, 8, 8, 64), 63, np.float32),
+        ((2, 7, 10, 64), 64, np.float32),
+        ((2, 10, 7, 64), 64, np.float32),
+        ((1, 8, 14, 64), 64, np.float32),
+        ((2, 1, 1, 128), 128, np.float32),
+        ((2, 8, 8, 64), 64, jnp.bfloat16),
+    ],
+)
+def test_where_tiles_would_not_pay_or_not_fit_it_is_that_of_lax(shape, after, dtype):
+    images, kernel = (jnp.asarray(x, dtype) for x in pair(shape, after))
+    assert convolutions(images, kernel) == (1, 0)
+    chex.assert_trees_all_equal(ops.convolve(images, kernel), by_lax(images, kernel))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 128), (2, 3, 8, 8, 64), (1, 2, 3, 4, 5)])
+def test_elsewhere_it_is_that_of_lax(shape, monkeypatch):
+    """In programs for a GPU that a CPU makes, and where there is one, with a forward mode."""
+    images, kernel = pair(shape, 128)
+    assert convolutions(images, kernel, "cuda") == (1, 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert convolutions(images, kernel) == (1, 0)
+    _, found = jax.jvp(ops.convolve, (images, kernel), (images, kernel))
+    np.testing.assert_allclose(found, 2 * by_lax(images, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 3), (1, 1, 2, 2, 1), (2, 4, 5, 3)])
+def test_in_float64_it_is_that_of_lax_with_its_gradients(shape):
+    """Volumes by images, whose channels are those of three slices."""
+    both = pair(shape, 2, np.float64)
+    found, expected = (with_gradients(f, *both) for f in (ops.convolve, by_lax))
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_volumes_of_many_channels_are_taken_in_tiles():
+    both = pair((1, 4, 8, 8, 32), 64)
+    assert convolutions(*both) == (0, 4)
+    found, expected = (with_gradients(f, *both) for f in (ops.convolve, by_lax))
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_second_derivatives_are_those_of_lax(channels):
+    """Forward over reverse, and reverse over reverse, of something that is not linear."""
+    images, kernel = pair((1, 8, 16, channels), channels)
+    directions = normal(3, *images.shape), normal(4, *kernel.shape) / 30
+
+    def of(function):
+        gradient = jax.grad(lambda *x: jnp.mean(jnp.sin(function(*x))), (0, 1))
+
+        def along(*x):
+            return sum(jnp.vdot(a, b) for a, b in zip(gradient(*x), directions, strict=True))
+
+        forward = jax.jvp(gradient, (images, kernel), directions)[1]
+        return forward, jax.grad(along, (0, 1))(images, kernel)
+
+    (forward, reverse), expected = of(ops.convolve), of(by_lax)
+    scale = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(expected))
+    chex.assert_trees_all_close((forward, reverse), expected, rtol=1e-4, atol=1e-6 * scale)
+    chex.assert_trees_all_close(forward, reverse, rtol=1e-4, atol=1e-6 * scale)
+
+
+def test_it_can_be_mapped():
+    images, _ = pair((3, 2, 8, 8, 64), 64)
+    kernels = normal(1, 3, 3, 3, 64, 64) / 24
+    found = jax.jit(jax.vmap(ops.convolve))(images, kernels)
+    expected = [ops.convolve(*both) for both in zip(images, kernels, strict=True)]
+    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_is_the_same_in_a_batch_and_pixels_stay_apart():
+    """To rounding; what is not finite spoils its tiles alone, not other images or far pixels."""
+    images, kernel = pair((4, 8, 8, 64), 64)
+    found = ops.convolve(images, kernel)
+    np.testing.assert_allclose(found[:2], ops.convolve(images[:2], kernel), atol=1e-5)
+    images[1, 0, 0, 0] = np.nan
+    spoilt = np.isnan(ops.convolve(images, kernel)).any(-1)
+    assert spoilt[1, :2, :2].all()
+    assert not spoilt[[0, 2, 3]].any()
+    assert not spoilt[1, 4:].any()
+    assert not spoilt[1, :, 4:].any()
+
+
+def test_the_unet_learns_from_tiles_what_it_does_without(monkeypatch):
+    images = normal(0, 2, 32, 48, 3)
+
+    def gradients():
+        jax.clear_caches()
+        init, apply = models.to_functional(
+            lambda rngs: models.UNet(3, 2, widths=(64, 128), rngs=rngs)
+        )
+        params, stats = init(jax.random.key(0))
+
+        def loss(params):
+            logits, _ = apply(params, stats, images, train=True)
+            return jnp.mean(logits**2)
+
+        program = jax.jit(jax.grad(loss))
+        return program(params), program.lower(params).as_text().count("stablehlo.convolution")
+
+    found, few = gradients()
+    monkeypatch.setattr(convolution, "_CHANNELS", 1000)
+    expected, many = gradients()
+    assert (few, many) == (6, 17)
+    for path, x in jax.tree_util.tree_leaves_with_path(expected):
+        (y,) = (v for p, v in jax.tree_util.tree_leaves_with_path(found) if p == path)
+        np.testing.assert_allclose(y, x, atol=1e-4 * np.max(np.abs(x)), err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel"),
+    [
+        ((8, 8, 3), (3, 3, 3, 4)),
+        ((1, 8, 8, 3), (3, 3, 4, 4)),
+        ((1, 8, 8, 3), (5, 5, 3, 4)),
+        ((1, 8, 8, 3), (3, 3, 3, 3, 4)),
+        ((1, 4, 8, 8, 3), (3, 3, 3, 4)),
+    ],
+)
+def test_other_shapes_are_a_line(images, kernel):
+    with pytest.raises(ValueError, match=r"^images are \[.*\] and the kernel is \[.*, but must be"):
+        ops.convolve(np.zeros(images), np.zeros(kernel))
