@@ -18,4 +18,4 @@ def keep() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-8, 1)  # M_ARENA_MAX
         mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: none
