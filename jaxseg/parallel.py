@@ -89,10 +89,9 @@ def split_cores(config: Config) -> None:
     """Takes the cores of a CPU for devices, where there are no others and JAX was told of none.
 
     XLA of jax 0.10 runs many a layer on one core alone, so replicas of the model keep more of them
-    busy: as many as the batch splits over, and at most 8, since each has the whole state. With
-    other versions training is slower by that (0.7.2, 0.11.0 and 0.12.0 on two cores), and nothing
-    changes. To be called before JAX is used: later nothing changes, nor does it with several
-    processes.
+    busy: as many as the batch splits over, and at most 8, since each has the whole state. Other
+    versions are left alone: 0.7.2, 0.11.0 and 0.12.0 were slower by it, on two cores. To be called
+    before JAX is used: later nothing changes, nor does it with several processes.
     """
     if jax.__version_info__[:2] != (0, 10):
         return

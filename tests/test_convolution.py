@@ -165,12 +165,72 @@ def test_second_derivatives_are_those_of_lax(channels):
     chex.assert_trees_all_close(forward, reverse, rtol=1e-4, atol=1e-6 * scale)
 
 
-def test_it_can_be_mapped():
-    images, _ = pair((3, 2, 8, 8, 64), 64)
-    kernels = normal(1, 3, 3, 3, 64, 64) / 24
-    found = jax.jit(jax.vmap(ops.convolve))(images, kernels)
-    expected = [ops.convolve(*both) for both in zip(images, kernels, strict=True)]
-    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0)])
+def test_it_can_be_mapped_with_its_gradients(in_axes):
+    images, kernel = pair((2, 8, 8, 128), 128)
+    both = [
+        x if axis is None else np.stack([x, 2 * x, -x])
+        for x, axis in zip((images, kernel), in_axes, strict=True)
+    ]
+
+    def of(function):
+        def total(*x):
+            found = function(*x)
+            return jnp.mean(jnp.sin(found)), found
+
+        return jax.jit(jax.vmap(jax.grad(total, (0, 1), has_aux=True), in_axes))(*both)
+
+    for found, expected in zip(
+        jax.tree.leaves(of(ops.convolve)), jax.tree.leaves(of(by_lax)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(expected)))
+
+
+def test_there_is_forward_mode_but_for_tiles():
+    both = pair((2, 8, 8, 64), 64)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(ops.convolve, both, both)
+    few = pair((2, 8, 8, 32), 64)
+    _, found = jax.jvp(ops.convolve, few, few)
+    np.testing.assert_allclose(found, 2 * by_lax(*few), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (0, 2, 4, 4, 3), (0, 8, 8, 64), (0, 2, 8, 8, 64)])
+def test_of_no_images_there_are_no_answers(shape):
+    images, kernel = pair(shape, 64)
+    assert ops.convolve(images, kernel).shape == (*shape[:-1], 64)
+
+
+@pytest.mark.parametrize("shared", ["kernel", "images"])
+@pytest.mark.parametrize("channels", [64, 128])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_replicas_get_the_gradients_that_lax_has_there(check_vma, channels, shared):
+    """Also of what they share, while the other is one for each."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("replicas",))
+    spec = jax.sharding.PartitionSpec
+    images, kernel = pair((2, 8, 16, channels), channels)
+    assert convolutions(images, kernel) == (0, 4)
+    if shared == "kernel":
+        images, specs = np.stack([images, 2 * images]), (spec("replicas"), spec())
+    else:
+        kernel, specs = np.stack([kernel, 2 * kernel]), (spec(), spec("replicas"))
+
+    def of(function):
+        def loss(images, kernel):
+            images, kernel = (images[0], kernel) if shared == "kernel" else (images, kernel[0])
+            return jax.lax.pmean(jnp.mean(jnp.sin(function(images, kernel))), "replicas")
+
+        mapped = jax.shard_map(
+            jax.grad(loss, (0, 1)),
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=specs,
+            check_vma=check_vma,
+        )
+        return jax.jit(mapped)(images, kernel)
+
+    for found, expected in zip(of(ops.convolve), of(by_lax), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(expected)))
 
 
 def test_an_image_is_the_same_in_a_batch_and_pixels_stay_apart():
@@ -186,13 +246,14 @@ def test_an_image_is_the_same_in_a_batch_and_pixels_stay_apart():
     assert not spoilt[1, :, 4:].any()
 
 
-def test_the_unet_learns_from_tiles_what_it_does_without(monkeypatch):
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_unet_learns_from_tiles_what_it_does_without(remat, monkeypatch):
     images = normal(0, 2, 32, 48, 3)
 
     def gradients():
         jax.clear_caches()
         init, apply = models.to_functional(
-            lambda rngs: models.UNet(3, 2, widths=(64, 128), rngs=rngs)
+            lambda rngs: models.UNet(3, 2, widths=(64, 128), remat=remat, rngs=rngs)
         )
         params, stats = init(jax.random.key(0))
 
@@ -206,7 +267,7 @@ def test_the_unet_learns_from_tiles_what_it_does_without(monkeypatch):
     found, few = gradients()
     monkeypatch.setattr(convolution, "_CHANNELS", 1000)
     expected, many = gradients()
-    assert (few, many) == (6, 17)
+    assert (few, many) == ((7, 23) if remat else (6, 17))
     for path, x in jax.tree_util.tree_leaves_with_path(expected):
         (y,) = (v for p, v in jax.tree_util.tree_leaves_with_path(found) if p == path)
         np.testing.assert_allclose(y, x, atol=1e-4 * np.max(np.abs(x)), err_msg=str(path))

@@ -22,6 +22,7 @@ from jax import lax
 
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses import divergences
+from jaxseg.ops.varying import alike, nothing
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -78,7 +79,7 @@ def upsampled(loss: Callable) -> Callable:
                 f"options are {options}, but those of an upsampled loss must be hashable, such as "
                 "numbers and tuples"
             ) from None
-        arguments = _alike(logits, labels, where, class_weights)
+        arguments = alike(logits, labels, where, class_weights)
         if reduce is None:
             return _map(how, *arguments)
         return pixels.reduced(_sum(how, *arguments), _counts(*arguments), reduce, axis_name)
@@ -140,7 +141,7 @@ def _sum_forward(how, logits, labels, where, class_weights):
         return (of_logits, of_all_weights), (value, of_rows)
 
     zeros = jax.tree.map(
-        lambda x: jnp.zeros_like(x) + _nothing(x).astype(x.dtype),
+        lambda x: jnp.zeros_like(x) + nothing(x).astype(x.dtype),
         (pixels.wide(logits), class_weights),
     )
     chunks = _chunks(logits.shape, labels.shape)
@@ -287,23 +288,6 @@ def _positions(length: int, low: int) -> np.ndarray:
 def _hat(distance: np.ndarray) -> np.ndarray:
     """The weight of a cell at some distance, in linear interpolation."""
     return np.maximum(1 - np.abs(distance), 0)
-
-
-def _alike(*arrays: Array | None) -> list[Array | None]:
-    """The arrays, those with gradients as varying over devices as any of them, for shard_map.
-
-    It would miss the sum over devices in the gradient of one that is the same on all.
-    """
-    nothing = sum(_nothing(x) for x in arrays if x is not None)
-    return [
-        x if x is None or not jnp.issubdtype(x.dtype, jnp.floating) else x + nothing.astype(x.dtype)
-        for x in arrays
-    ]
-
-
-def _nothing(x: Array) -> Float[Array, ""]:
-    """A zero that varies over devices as the array does."""
-    return jnp.sum(x.ravel()[:0].astype(jnp.float32))
 
 
 def check(

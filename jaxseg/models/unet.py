@@ -215,8 +215,9 @@ class Up(nnx.Module):
 
 
 def _convolve(images, kernel, strides, padding, **options):
-    """`ops.convolve` for `nnx.Conv`, whose options here are what it takes."""
-    del strides, padding, options
+    """`ops.convolve` as `nnx.Conv` calls it in `Block`."""
+    if set(strides) != {1} or padding != "SAME" or options["feature_group_count"] != 1:
+        raise ValueError("layers of this model have strides of 1, SAME padding and one group")
     return ops.convolve(images, kernel)
 
 

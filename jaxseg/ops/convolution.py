@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.ops.varying import alike
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# From which on tiles pay: channels, both before and after, for each of which a pixel becomes four
-# numbers; such channels for the gradient of the kernel; and pixels of the batch, which the kernel
-# is made ready for. Measured by jax 0.10.2 on two cores of an AMD EPYC.
+# From which on Winograd's algorithm pays: channels, both before and after, for each of which a
+# pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
+# which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
 
 
@@ -23,22 +25,24 @@ def convolve(
     images: Float[Array, "batch *pixels before"],
     kernel: Float[Array, "*sides before after"],
 ) -> Float[Array, "batch *pixels after"]:
-    """Convolves images, or volumes, with a kernel whose sides are 3, with zeros around them.
+    """Convolves images, or volumes, with a kernel whose sides are 3.
 
-    It is `lax.conv_general_dilated` with strides of 1, which on a CPU is computed in another way,
-    the same to rounding, as are its gradients and theirs:
+    It is `lax.conv_general_dilated` with strides of 1 and the padding "SAME", to rounding, which a
+    CPU computes in another way:
 
-    - images of even sides and many channels, in float32, in tiles of 2 x 2 pixels, which need 4 of
-      9 products (Winograd 1980, Arithmetic Complexity of Computations; as F(2x2, 3x3) of Lavin and
-      Gray 2015, arXiv:1509.09308). What a pixel becomes for that is computed again for gradients,
-      as it is four numbers. There is no forward mode of these, but there is that of gradients;
-    - volumes as images, with the channels of the slices before and after, since XLA has fast
-      convolutions of images alone.
+    - images of even sides, with 64 channels or more before and after and 128 pixels in a batch, in
+      float32: by F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308; Winograd 1980, Arithmetic
+      Complexity of Computations), with 16 products for four pixels rather than 36. A number that is
+      not finite then spoils the four pixels around it, too. For gradients the images are kept, and
+      transformed again. There is no forward mode, but forward over reverse mode;
+    - volumes as images with the channels of three slices, and these by the same rule, since XLA has
+      fast convolutions of images alone.
 
     >>> import jax.numpy as jnp
     >>> convolve(jnp.ones((1, 2, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, ..., 0].tolist()
     [[4.0, 6.0, 4.0], [4.0, 6.0, 4.0]]
     """
+    images, kernel = jnp.asarray(images), jnp.asarray(kernel)
     rank = images.ndim - 2
     if rank not in (2, 3) or kernel.shape[:-1] != (*(3,) * rank, images.shape[-1]):
         raise ValueError(
@@ -64,10 +68,11 @@ def _of_slices(volumes: Array, kernel: Array) -> Array:
     batch, depth, *size, channels = volumes.shape
     padded = jnp.pad(volumes, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     slices = jnp.concatenate([padded[:, i : i + depth] for i in range(3)], -1)
-    kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, 3 * channels, -1)
-    slices = slices.reshape(batch * depth, *size, -1)
+    after = kernel.shape[-1]
+    kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, 3 * channels, after)
+    slices = slices.reshape(batch * depth, *size, 3 * channels)
     found = _of_images(slices, kernel)(slices, kernel)
-    return found.reshape(batch, depth, *size, -1)
+    return found.reshape(batch, depth, *size, after)
 
 
 def _of_images(images: Array, kernel: Array) -> Callable:
@@ -78,29 +83,34 @@ def _of_images(images: Array, kernel: Array) -> Callable:
     return _in_tiles if pays and even and images.dtype == kernel.dtype == jnp.float32 else _direct
 
 
+def _in_tiles(images: Array, kernel: Array) -> Array:
+    return _winograd(*alike(images, kernel))
+
+
 _CONVOLVE = "abnhwi,abio->abnhwo"
 
 
 @jax.custom_vjp
-def _in_tiles(images: Array, kernel: Array) -> Array:
-    """The convolution in one direction, of two pixels a and b between l and r, by f, g and h:
+def _winograd(images: Array, kernel: Array) -> Array:
+    """F(2, 3) of Lavin and Gray: a kernel f, g, h over pixels l, a, b, r gives two pixels.
 
         near = (b + a, b - a) * ((f + g + h) / 2, (f - g + h) / 2)
         far = (l - b, a - r) * (f, h)
         near[0] + near[1] + far[0], near[0] - near[1] - far[1]
 
-    In two directions each of near and far has both again. Arrays begin with axes for these two
-    numbers, first of columns, then of rows: [2, 2, ...]; there are four of them, `_in_both`.
+    They write m2, m3 for near and m1, m4 for far. In two directions each of both has both again:
+    four arrays, which begin with axes for the two numbers of columns and those of rows.
     """
     return _tiled(images, kernel, _CONVOLVE)
 
 
 def _forward(images, kernel):
+    # Not by `_winograd`, so that gradients have a forward mode.
     return _tiled(images, kernel, _CONVOLVE), (images, kernel)
 
 
-def _backward(known, gradient):
-    images, kernel = known
+def _backward(residuals, gradient):
+    images, kernel = residuals
     of_images = _tiled(gradient, kernel[::-1, ::-1], "abnhwo,abio->abnhwi")
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
         transposed = jax.linear_transpose(lambda kernel: _direct(images, kernel), kernel)
@@ -111,7 +121,7 @@ def _backward(known, gradient):
     return of_images, _numbers(near.swapaxes(0, 1), far.swapaxes(0, 1))
 
 
-_in_tiles.defvjp(_forward, _backward)
+_winograd.defvjp(_forward, _backward)
 
 
 def _tiled(images: Array, kernel: Array, products: str) -> Array:
@@ -120,12 +130,13 @@ def _tiled(images: Array, kernel: Array, products: str) -> Array:
     kernel = _in_both(_near_of_kernel, _far_of_kernel, kernel, 0, 1)
     columns = zip(*_from_columns(_pixels, _products(products, images, kernel)), strict=True)
     columns = [_pixels(near, far).transpose(1, 2, 0, 3, 4) for near, far in columns]
-    # Side by side along the last axis, as XLA computes that once, rather than in all that uses it.
+    # XLA fuses any other operation into all that uses it, and computes it again in each; but not a
+    # concatenation along the last axis.
     return jnp.concatenate(columns, -1).reshape(batch, height, width, -1)
 
 
 def _padded(images: Array) -> Array:
-    """With zeros around; those of columns as in `_tiled`, for the same reason."""
+    """With zeros around; those of columns by a concatenation for the same reason as `_tiled`."""
     batch, height, width, channels = images.shape
     column = jnp.zeros((batch, height, channels), images.dtype)
     images = jnp.concatenate([column, images.reshape(batch, height, -1), column], -1)
@@ -134,7 +145,7 @@ def _padded(images: Array) -> Array:
 
 
 def _in_both(near: Callable, far: Callable, x: Array, rows: int, columns: int) -> list[Array]:
-    """Near or far along the axis of rows, and then along that of columns, where it then is."""
+    """Near and far of rows, each with near and far of columns, whose axis has moved by then."""
     of_rows = [near(x, rows), far(x, rows)]
     return [of_columns(x, columns) for x in of_rows for of_columns in (near, far)]
 
