@@ -137,6 +137,13 @@ def test_in_float64_it_is_that_of_lax_with_its_gradients(shape):
     chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
+def test_volumes_are_convolved_as_images_on_a_cpu_alone():
+    traced = jax.jit(ops.convolve).trace(*pair((2, 3, 4, 5, 3), 2))
+    for platform, axes in (("cpu", "[b, 0, 1, f]"), ("cuda", "[b, 0, 1, 2, f]")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert [text.count(f"dim_numbers = {x}") for x in (axes, "[")] == [1, 1], platform
+
+
 def test_volumes_of_many_channels_are_taken_in_tiles():
     both = pair((1, 4, 8, 8, 32), 64)
     assert convolutions(*both) == (0, 4)
