@@ -215,7 +215,8 @@ def _partitioned(
     del constants  # which are split as they lie, too
 
     def run(state, batch, *constants):
-        found = step(state, batch, *constants)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # by which `ops` know of it
+            found = step(state, batch, *constants)
         if not donate_state:
             return lax.with_sharding_constraint(found, _same(mesh, found))
         state, found = found

@@ -117,6 +117,21 @@ def test_where_tiles_would_not_pay_or_not_fit_it_is_that_of_lax(shape, after, dt
     chex.assert_trees_all_equal(ops.convolve(images, kernel), by_lax(images, kernel))
 
 
+@pytest.mark.parametrize(("devices", "expected"), [(1, (0, 4)), (2, (1, 0))])
+def test_where_xla_splits_the_work_it_is_that_of_lax(devices, expected):
+    """As a mesh of the context says, but within `jax.shard_map` there: it is for one device."""
+    images, kernel = pair((2, 8, 8, 64), 64)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("devices",))
+    with jax.set_mesh(mesh):
+        assert convolutions(images, kernel) == expected
+        replicas = jax.sharding.PartitionSpec("devices")
+        mapped = jax.shard_map(
+            ops.convolve, in_specs=(replicas, jax.sharding.PartitionSpec()), out_specs=replicas
+        )
+        images = np.concatenate([images] * devices)
+        assert convolutions(images, kernel, function=mapped) == (0, 4)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8, 128), (2, 3, 8, 8, 64), (1, 2, 3, 4, 5)])
 def test_elsewhere_it_is_that_of_lax(shape, monkeypatch):
     """In programs for a GPU that a CPU makes, and where there is one, with a forward mode."""

@@ -81,10 +81,10 @@ def test_one_device_equals_eight(config, name):
     chex.assert_trees_all_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
-def wide_step(axis_name, prepare):
-    """A step whose parameters are worth to be split, its state's shapes and the state's maker."""
+def wide_step(axis_name, prepare, widths):
+    """A step whose parameters are worth to be split, and the maker of its state."""
     model = models.to_functional(
-        lambda rngs: models.UNet(1, 3, widths=(16, 32), axis_name=axis_name, rngs=rngs)
+        lambda rngs: models.UNet(1, 3, widths=widths, axis_name=axis_name, rngs=rngs)
     )
     optimizer = optim.make_optimizer(ADAM, 10)
     step = steps.make_train_step(
@@ -99,11 +99,11 @@ def wide_step(axis_name, prepare):
     return step, lambda: steps.init_state(model, optimizer, 5, ema=True)
 
 
-def planned(name, batch):
-    """The bytes that XLA plans for on each device: of the arguments, and besides."""
+def lowered(name, batch, widths=(16, 32)):
+    """The program of a step of all devices."""
     runner = parallel.make_runner(name)
     step, init = wide_step(
-        runner.axis_name, lambda batch, keys: runner.spread(data.normalise(batch))
+        runner.axis_name, lambda batch, keys: runner.spread(data.normalise(batch)), widths
     )
     shapes = jax.eval_shape(init)
     state = jax.tree.map(
@@ -111,8 +111,12 @@ def planned(name, batch):
         shapes,
         runner.layout(shapes),
     )
-    compiled = runner.compile(step, donate_state=True).lower(state, runner.shard(batch)).compile()
-    memory = compiled.memory_analysis()
+    return runner.compile(step, donate_state=True).lower(state, runner.shard(batch))
+
+
+def planned(name, batch):
+    """The bytes that XLA plans for on each device: of the arguments, and besides."""
+    memory = lowered(name, batch).compile().memory_analysis()
     return memory.argument_size_in_bytes, memory.temp_size_in_bytes
 
 
@@ -127,9 +131,17 @@ def test_fully_sharded_state_takes_less_memory():
 def test_split_images_take_less_memory():
     """A step of one image needs on each of eight devices less than a third of it on one alone."""
     batch = make_batch(0, images=1, size=128)
-    step, init = wide_step(None, lambda batch, keys: data.normalise(batch))
+    step, init = wide_step(None, lambda batch, keys: data.normalise(batch), (16, 32))
     alone = jax.jit(step).lower(jax.eval_shape(init), batch).compile().memory_analysis()
     assert planned("spatial", batch)[1] < alone.temp_size_in_bytes / 3
+
+
+@pytest.mark.parametrize("name", ["pmap", "shard_map", *PARTITIONED])
+def test_replicas_alone_convolve_in_tiles(name):
+    """Those of lax are in six layers forwards and for kernels, and in five for their images."""
+    program = lowered(name, make_batch(0, size=32), widths=(64, 64)).as_text()
+    in_tiles = 0 if name in PARTITIONED else 5 + 5  # those for kernels need 128 channels
+    assert program.count("stablehlo.convolution") == 6 + 6 + 5 - in_tiles
 
 
 def test_layout_of_a_state():
