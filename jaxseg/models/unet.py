@@ -205,15 +205,13 @@ class Up(nnx.Module):
 
     def __call__(self, x):
         x = self.dense(x)
-        # First each axis but the last, whose pixels come after those of the next axes, by halves of
-        # the channels. As a transpose it would be computed again in all that uses its gradient.
-        for axis in range(1, x.ndim - 2):
-            halves = [half.reshape(*x.shape[: axis + 1], -1) for half in jnp.split(x, 2, -1)]
-            *size, channels = x.shape
-            size[axis] *= 2
-            x = jnp.concatenate(halves, -1).reshape(*size, channels // 2)
-        *size, side, channels = x.shape
-        return x.reshape(*size, 2 * side, channels // 2)
+        batch, *size, channels = x.shape
+        rank, channels = len(size), channels >> len(size)
+        x = x.reshape(batch, *size, *(2,) * rank, channels)
+        # Each axis of cells is followed by that of the pixels within them.
+        axes = (axis for i in range(1, 1 + rank) for axis in (i, i + rank))
+        x = x.transpose(0, *axes, 1 + 2 * rank)
+        return x.reshape(batch, *(2 * side for side in size), channels)
 
 
 def _convolve(images, kernel, strides, padding, **options):
