@@ -92,7 +92,9 @@ def ours(problem: Problem) -> Work:
     images, labels = arrays(problem)
     batch = runner.shard(Batch(images, labels, np.ones(labels.shape, bool)))
     taken = resident("VmRSS")
-    model, optimizer = functional(problem, runner.axis_name), optax.adam(RATE)
+    training = problem.what == "training"
+    model = functional(problem, runner.axis_name)
+    optimizer = optax.adam(RATE) if training else optax.identity()
     state = runner.place(jax.jit(lambda: steps.init_state(model, optimizer, 0, ema=False))())
 
     def prepare(batch, keys):
@@ -123,7 +125,7 @@ def ours(problem: Problem) -> Work:
         return device.memory_stats()["peak_bytes_in_use"] / 2**20  # which can't be reset
 
     return Work(
-        train if problem.what == "training" else infer,
+        train if training else infer,
         np.asarray,
         megabytes,
         sum(x.size for x in jax.tree.leaves(state.params)),
@@ -145,6 +147,8 @@ def theirs(who: str, problem: Problem) -> Work:
     build = {SMP: of_smp, MONAI: of_monai}.get(who, of_torch)
     taken = resident("VmRSS")
     model = build(problem).train(training).to(problem.device, memory_format=layout)
+    kernels = [x for x in model.parameters() if x.ndim == 4]
+    assert all(x.is_contiguous(memory_format=layout) for x in kernels)
     flops = counted(model, images)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     forward = torch.compile(model) if who == COMPILED else model
@@ -178,7 +182,7 @@ def theirs(who: str, problem: Problem) -> Work:
 
     return Work(
         train if training else infer,
-        lambda found: found.cpu().numpy(),
+        lambda found: (found if training else found.movedim(1, -1)).cpu().numpy(),
         megabytes,
         sum(x.numel() for x in model.parameters()),
         flops,
@@ -237,6 +241,13 @@ def peak() -> float:
     return found
 
 
+def sample(problem: Problem, calls: list[np.ndarray]) -> list[float]:
+    """What must be the same for all: the losses of three steps, or logits all over the images."""
+    logits = calls[0].ravel()
+    spread = np.linspace(0, logits.size - 1, 24).astype(int)
+    return [float(x) for x in (calls if problem.what == "training" else logits[spread])]
+
+
 def say(**values) -> None:
     print(json.dumps(values), flush=True)
 
@@ -248,14 +259,14 @@ def main(who: str, problem: Problem) -> None:
         begun = time.perf_counter()
         found = work.call()
         first = time.perf_counter() - begun
+        found = sample(problem, [work.on_host(x) for x in (found, work.call(), work.call())])
     except Exception as error:
         if begin is ours:
             raise
         say(skipped=f"{type(error).__name__}: {error}".splitlines()[0])
         return
     say(
-        # Of logits something like their size.
-        found=float(np.sqrt(np.mean(np.square(work.on_host(found))))),
+        found=found,
         first_seconds=first,
         parameters=work.parameters,
         flops=work.flops,

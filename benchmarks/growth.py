@@ -28,7 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     base = Problem("training", 4, 128, 3, [32, 64, 128, 256, 512], "float32", args.device)
     names = [OURS, ONE] if args.device == "cpu" else [OURS]
-    report = {**machine.facts(("jaxseg", "jax", "jaxlib", "flax")), **base._asdict(), "rows": []}
+    report = {**machine.facts(("jaxseg", "jax", "jaxlib", "flax")), **base._asdict()}
+    report |= {"repeats": args.repeats, "rows": []}
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
     print(f"| {' | '.join(COLUMNS)} |\n" + "|---" * len(COLUMNS) + "|")
     for change in CHANGES:

@@ -9,4 +9,4 @@ what the columns mean.
 import turns
 
 if __name__ == "__main__":
-    turns.main("inference", "logits", __doc__)
+    turns.main("inference", "a logit", __doc__)

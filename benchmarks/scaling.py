@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --repeats 3
 
 Each row is a run of `jaxseg.train.train` in processes of its own, whose devices are virtual: they
-share the cores of this machine. `command` is the demo as `python -m jaxseg.train` runs it; `demo` a
-smaller one, whose batches are in memory; `trivial` has its state, of more than 120 arrays, and a
-step that adds nothing but 1 to it, so that all that is left is overhead. README.md says what the
-columns mean.
+share the cores of this machine. `command` is the demo as `python -m jaxseg.train` runs it, between
+its evaluations; `demo` a smaller one, whose batches are in memory; `trivial` has its state, of more
+than 120 arrays, and a step that adds nothing but 1 to it, so that all that is left is overhead.
+README.md says what the columns mean.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jaxseg import data, memory, parallel
 from jaxseg.config import Config
 
 PACKAGES = ("jaxseg", "jax", "jaxlib")
-KINDS = ("pmap", "shard_map", "fsdp")
+WHAT, KINDS = ("command", "demo", "trivial"), ("pmap", "shard_map", "fsdp")
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2))  # devices of a process, and processes
 COMMAND = ("command", "pmap", (None, 1))  # with the devices that it takes by itself
 BATCH, WARM = 8, 20
@@ -115,15 +115,15 @@ def measure(kind: str, what: str, steps: int, root: str, workdir: str) -> dict:
     between = 1e3 * (begun[1:] - ended[:-1])  # from the end of a call to the start of the next
     logs = (np.arange(len(between)) + 1) % every == 0
     between, logs = between[WARM:], logs[WARM:]
-    # From one logging step to the next, which wait for the device.
-    whole = np.diff(begun[every * (WARM // every) :: every, 0]) / every
-    bare = statistics.median(watch.bare(every * 2) for _ in range(9))
+    # From the first logging step that counts to the last, which wait for the device.
+    whole = begun[every * (WARM // every) :: every, 0]
+    bare = statistics.mean(watch.bare(every * 2) for _ in range(5))
     own, own_cpu = between[~logs].T
     return {
         "devices": jax.local_device_count(),
         "leaves": len(jax.tree.leaves(watch.state)),
         "bare_ms": 1e3 * bare,
-        "loop_ms": 1e3 * float(np.median(whole)),
+        "loop_ms": 1e3 * float(whole[-1] - whole[0]) / (len(whole) - 1) / every,
         "own_ms": float(np.median(own)),
         "own_p90_ms": float(np.quantile(own, 0.9)),
         "own_cpu_ms": float(np.median(own_cpu)),
@@ -137,7 +137,7 @@ def start(arguments: list[str], devices: int | None, processes: int) -> dict:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
     if devices is not None:
         environment["JAX_NUM_CPU_DEVICES"] = str(devices)
     command = [sys.executable, __file__, *arguments]
@@ -162,7 +162,12 @@ def main() -> None:
     results = pathlib.Path(__file__).parent / "results" / "scaling-cpu.json"
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=220)
-    parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS))
+
+    def listed(text):
+        return text.split(",")
+
+    parser.add_argument("--steps_of", type=listed, default=list(WHAT), help=",".join(WHAT))
+    parser.add_argument("--kinds", type=listed, default=list(KINDS), help=",".join(KINDS))
     parser.add_argument("--output", type=pathlib.Path, default=results)
     # For the processes that this one starts.
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -189,7 +194,8 @@ def main() -> None:
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
     columns = ("step", "parallel", "processes x devices", "arrays", *TIMES, "kept")
     print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
-    cases = [COMMAND, *itertools.product(("demo", "trivial"), args.kinds, LAYOUTS)]
+    cases = [COMMAND, *itertools.product(WHAT[1:], args.kinds, LAYOUTS)]
+    cases = [case for case in cases if case[0] in args.steps_of]
     with tempfile.TemporaryDirectory() as root:
         for what, kind, (devices, processes) in cases:
             turns = []

@@ -33,6 +33,7 @@ from jaxseg import models, ops
 
 PACKAGES = ("jaxseg", "jax", "torch", "monai")
 OURS, CLASSES, WINDOW = "jaxseg", 3, (512, 512)
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # as PyTorch calls that of JAX
 
 
 def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, Callable]:
@@ -56,24 +57,27 @@ def contestants(widths: tuple[int, ...], side: int, at_once: int) -> dict[str, C
     def ours():
         return np.asarray(jax.block_until_ready(compiled(*variables)))[0]
 
-    def theirs(inferer, model, image):
+    def theirs(model, image):
         with torch.inference_mode():
-            return np.moveaxis(inferer(image, model).numpy()[0], 0, -1)
+            return np.moveaxis(inferer(image, model).cpu().numpy()[0], 0, -1)
+
+    def laid_out(memory_format):
+        x = tensor(np.moveaxis(image, -1, 1)), UNet(widths, params, stats).eval()
+        placed, model = (
+            y.to(DEVICES[jax.default_backend()], memory_format=memory_format) for y in x
+        )
+        return functools.partial(theirs, model, placed)
 
     inferer = SlidingWindowInferer(WINDOW, at_once, 0.25, "gaussian")
-    model, image = UNet(widths, params, stats).eval(), tensor(np.moveaxis(image, -1, 1))
-    last = {"memory_format": torch.channels_last}
     return {
         OURS: ours,
-        "MONAI": functools.partial(theirs, inferer, model, image),
-        "MONAI, channels last": functools.partial(
-            theirs, inferer, UNet(widths, params, stats).eval().to(**last), image.to(**last)
-        ),
+        "MONAI": laid_out(torch.contiguous_format),
+        "MONAI, channels last": laid_out(torch.channels_last),
     }
 
 
 def timed(call: Callable) -> tuple[np.ndarray, float, float]:
-    """What a call gives, its seconds, and the MB of memory that the process took more at most."""
+    """What a call gives, its seconds, and the MB of host memory that the process took more."""
     gc.collect()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak, from here on
     before, begun = resident("VmRSS"), time.perf_counter()
@@ -96,7 +100,7 @@ def main() -> None:
         return tuple(map(int, text.split(",")))
 
     parser.add_argument("--sides", type=numbers, default=(1024, 4096))
-    parser.add_argument("--repeats", type=numbers, default=(3, 1), help="turns for each side")
+    parser.add_argument("--repeats", type=numbers, default=(5, 2), help="turns for each side")
     parser.add_argument("--widths", type=numbers, default=(32, 64, 128, 256, 512))
     parser.add_argument("--windows_at_once", type=int, default=1)
     parser.add_argument("--output", type=pathlib.Path, default=results)

@@ -69,4 +69,5 @@ class UNet(nn.Module):
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array))
+    """A copy in the order of its axes, as PyTorch has its own; numpy leaves what is transposed."""
+    return torch.from_numpy(np.array(array, order="C"))

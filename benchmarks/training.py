@@ -9,4 +9,4 @@ weights, in which the first losses must agree. README.md says what the columns m
 import turns
 
 if __name__ == "__main__":
-    turns.main("training", "first loss", __doc__)
+    turns.main("training", "third loss", __doc__)

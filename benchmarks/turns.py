@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -15,6 +14,7 @@ import sys
 
 import contestants
 import machine
+import numpy as np
 from contestants import EAGER, NAMES, ONE, PYTORCH, SAME, Problem
 
 PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "monai")
@@ -104,13 +104,14 @@ def measure(problem: Problem, names: list[str], repeats: int, peak: float | None
 
 
 def agree(rows: list[dict], problem: Problem) -> None:
-    """Raises where one of the same model and weights finds another loss, or other logits."""
+    """Raises where one of the same model and weights finds other losses, or other logits."""
     exact = problem.dtype == "float32" and problem.device == "cpu"  # GPUs round to TF32
     found = {row["contestant"]: row["found"] for row in rows if row["contestant"] in SAME}
-    for who, number in found.items():
+    for who, numbers in found.items():
         expected = next(iter(found.values()))
-        if not math.isclose(number, expected, rel_tol=1e-5 if exact else 1e-2):
-            raise ValueError(f"{who} finds {number}, but {next(iter(found))} {expected}")
+        # The first steps of Adam go by the sign of gradients, also of those that are almost 0.
+        if not np.allclose(numbers, expected, *((1e-3, 1e-5) if exact else (3e-2, 1e-2))):
+            raise ValueError(f"{who} finds {numbers}, but {next(iter(found))} {expected}")
 
 
 def line(case: str, row: dict) -> str:
@@ -121,7 +122,7 @@ def line(case: str, row: dict) -> str:
     cells = (
         *(case, row["contestant"], f"{row['milliseconds']:.3g}", *ratios),
         *(f"{row['images_per_second']:.3g}", f"{row['megabytes']:.0f}"),
-        *(f"{row['first_seconds']:.1f}", f"{row['found']:.6g}", f"{row['parameters']}"),
+        *(f"{row['first_seconds']:.1f}", f"{row['found'][-1]:.6g}", f"{row['parameters']}"),
         "" if row["flops"] is None else f"{row['flops'] / 1e9:.4g}",
         "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}",
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from jaxseg import models, ops
 from jaxseg.ops import convolution
@@ -117,19 +118,26 @@ def test_where_tiles_would_not_pay_or_not_fit_it_is_that_of_lax(shape, after, dt
     chex.assert_trees_all_equal(ops.convolve(images, kernel), by_lax(images, kernel))
 
 
-@pytest.mark.parametrize(("devices", "expected"), [(1, (0, 4)), (2, (1, 0))])
-def test_where_xla_splits_the_work_it_is_that_of_lax(devices, expected):
-    """As a mesh of the context says, but within `jax.shard_map` there: it is for one device."""
-    images, kernel = pair((2, 8, 8, 64), 64)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("devices",))
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_where_xla_splits_the_work_it_is_that_of_lax(devices, kind):
+    """As a mesh of the context says, but within `jax.shard_map` there: it is for one device.
+
+    Gradients that lax has not where shardings are explicit are left out.
+    """
+    images, kernel = pair((4, 8, 8, 64), 64)
+    mesh = jax.make_mesh((devices,), ("devices",), (kind,), devices=jax.devices()[:devices])
+    rows = jax.sharding.PartitionSpec("devices")
+    of = with_gradients if kind == AxisType.Auto else lambda function, *x: jax.jit(function)(*x)
+    expected = of(by_lax, images, kernel)
     with jax.set_mesh(mesh):
-        assert convolutions(images, kernel) == expected
-        replicas = jax.sharding.PartitionSpec("devices")
-        mapped = jax.shard_map(
-            ops.convolve, in_specs=(replicas, jax.sharding.PartitionSpec()), out_specs=replicas
-        )
-        images = np.concatenate([images] * devices)
-        assert convolutions(images, kernel, function=mapped) == (0, 4)
+        split = jax.device_put(images, jax.sharding.NamedSharding(mesh, rows))
+        assert convolutions(split, kernel) == (1, 0)
+        found = of(ops.convolve, split, kernel)
+        specs = rows, jax.sharding.PartitionSpec()
+        mapped = jax.shard_map(ops.convolve, in_specs=specs, out_specs=rows)
+        assert convolutions(split, kernel, function=mapped) == (0, 4)
+    chex.assert_trees_all_close(*jax.device_get((found, expected)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 128), (2, 3, 8, 8, 64), (1, 2, 3, 4, 5)])
@@ -255,17 +263,19 @@ def test_replicas_get_the_gradients_that_lax_has_there(check_vma, channels, shar
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(expected)))
 
 
-def test_an_image_is_the_same_in_a_batch_and_pixels_stay_apart():
-    """To rounding; what is not finite spoils its tiles alone, not other images or far pixels."""
+@pytest.mark.parametrize("spoiler", [np.nan, np.inf, -np.inf])
+def test_an_image_is_the_same_in_a_batch_and_pixels_stay_apart(spoiler):
+    """To rounding; what is not finite spoils the pixels that it does by lax."""
     images, kernel = pair((4, 8, 8, 64), 64)
     found = ops.convolve(images, kernel)
     np.testing.assert_allclose(found[:2], ops.convolve(images[:2], kernel), atol=1e-5)
-    images[1, 0, 0, 0] = np.nan
-    spoilt = np.isnan(ops.convolve(images, kernel)).any(-1)
-    assert spoilt[1, :2, :2].all()
-    assert not spoilt[[0, 2, 3]].any()
-    assert not spoilt[1, 4:].any()
-    assert not spoilt[1, :, 4:].any()
+    for row, column in ((0, 0), (3, 4), (4, 3), (7, 7)):
+        spoilt = images.copy()
+        spoilt[1, row, column, 5] = spoiler
+        finite = np.isfinite(ops.convolve(spoilt, kernel))
+        np.testing.assert_array_equal(finite, np.isfinite(by_lax(spoilt, kernel)))
+        assert finite[[0, 2, 3]].all()
+        assert not finite[1, row, column].any()
 
 
 @pytest.mark.parametrize("remat", [False, True])

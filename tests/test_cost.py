@@ -1,4 +1,4 @@
-"""What the default training step costs, as XLA counts it: that needs no clock.
+"""What training steps cost, as XLA counts it: that needs no clock.
 
 `python tests/test_cost.py` records it for the version of jax that is installed, in cost.json.
 """
@@ -11,10 +11,15 @@ import jax
 import pytest
 
 from jaxseg import data, optim, parallel, training_step
-from jaxseg.config import Config, Model
+from jaxseg.config import Config, Data, Model
 from jaxseg.evaluate import make_init, make_model
 
 RECORD = pathlib.Path(__file__).parent / "cost.json"
+# The step of the defaults, and one whose tiles are of kernels, too.
+CONFIGS = {
+    "default": Config(),
+    "wide": Config(model=Model(widths=(64, 128, 256)), data=Data(image_size=(64, 64))),
+}
 RENEW = "if that is meant, `python tests/test_cost.py` renews the record"
 
 
@@ -44,26 +49,27 @@ def check(found, recorded):
     """Fails if anything has grown by more than a twentieth."""
     for name, before in recorded.items():
         assert found[name] <= 1.05 * before, (
-            f"the default training step has {found[name]:.4g} {name}, "
+            f"the training step has {found[name]:.4g} {name}, "
             f"{found[name] / before - 1:.1%} more than recorded; {RENEW}"
         )
 
 
-def recorded():
+def recorded(name):
     found = json.loads(RECORD.read_text()).get(jax.__version__)
     if found is None:
         pytest.skip(f"{RECORD.name} has no record for jax {jax.__version__}, which counts its own")
-    return found
+    return found[name]
 
 
-def test_the_default_step_costs_no_more_than_recorded():
-    check(cost(Config()), recorded())
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_costs_no_more_than_recorded(name):
+    check(cost(CONFIGS[name]), recorded(name))
 
 
 def test_a_step_that_has_grown_is_noticed():
     """By each of the two numbers; here the activations of blocks are computed twice."""
-    before = recorded()
-    found = cost(dataclasses.replace(Config(), model=Model(remat=True)))
+    before = recorded("default")
+    found = cost(dataclasses.replace(CONFIGS["default"], model=Model(remat=True)))
     for name in before:
         with pytest.raises(AssertionError, match=f"{name}, .*% more than recorded; if that is me"):
             check({**before, name: found[name]}, before)
@@ -71,7 +77,7 @@ def test_a_step_that_has_grown_is_noticed():
 
 def main():
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    records[jax.__version__] = cost(Config())
+    records[jax.__version__] = {name: cost(config) for name, config in CONFIGS.items()}
     RECORD.write_text(json.dumps(records, indent=2, sort_keys=True) + "\n")
     print(RECORD.read_text(), end="")
 

@@ -216,8 +216,9 @@ class Up(nnx.Module):
 
 def _convolve(images, kernel, strides, padding, **options):
     """`ops.convolve` as `nnx.Conv` calls it in `Block`."""
-    if set(strides) != {1} or padding != "SAME" or options["feature_group_count"] != 1:
-        raise ValueError("layers of this model have strides of 1, SAME padding and one group")
+    plain = set(strides) | set(options["rhs_dilation"]) == {1} and padding == "SAME"
+    if not plain or options["feature_group_count"] != 1:
+        raise ValueError("layers have strides and dilations of 1, SAME padding and one group")
     return ops.convolve(images, kernel)
 
 

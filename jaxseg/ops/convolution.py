@@ -32,14 +32,14 @@ def convolve(
 
     - images of even sides, with 64 channels or more before and after and 128 pixels in a batch, in
       float32: by F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308; Winograd 1980, Arithmetic
-      Complexity of Computations), with 16 products for four pixels rather than 36. A number that is
-      not finite then spoils the four pixels around it, too. For gradients the images are kept, and
-      transformed again. There is no forward mode, but forward over reverse mode;
+      Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
+      number becomes NaN. For gradients the images are kept, and transformed again. There is no
+      forward mode, but forward over reverse mode;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
-    Not where XLA splits the work over devices as a mesh of the context says (`jax.set_mesh`): it
-    would have to exchange more.
+    Not where XLA splits the work as a mesh of the context says (`jax.set_mesh`), outside of
+    `jax.shard_map`: devices would have to exchange more.
 
     >>> import jax.numpy as jnp
     >>> convolve(jnp.ones((1, 2, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, ..., 0].tolist()
@@ -62,7 +62,7 @@ def convolve(
 
 def _is_split() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.size > 1 and not mesh.are_all_axes_manual
+    return not (mesh.empty or mesh.are_all_axes_manual)
 
 
 def _direct(images: Array, kernel: Array) -> Array:
