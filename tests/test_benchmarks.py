@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -43,10 +44,10 @@ def problem(turns, **options):
 
 
 def test_rows_are_medians_and_their_ratios(turns, contestants):
-    contestants["jaxseg"] = {"found": 1.5}, [9.0] * 3 + [0.3, 0.2, 0.1]
-    contestants["torch"] = {"found": 1.5, "flops": 8e9}, [9.0] * 3 + [0.4, 0.4, 5.0]
-    contestants["monai"] = {"found": 7.0, "flops": 1e9}, [9.0] * 3 + [0.1, 0.1, 0.1]
-    contestants["torch-channels-last"] = {"found": 1.5}, [9.0] * 3 + [0.25, 0.25, 0.25]
+    contestants["jaxseg"] = {"found": [1.5] * 3}, [9.0] * 3 + [0.3, 0.2, 0.1]
+    contestants["torch"] = {"found": [1.5] * 3, "flops": 8e9}, [9.0] * 3 + [0.4, 0.4, 5.0]
+    contestants["monai"] = {"found": [7.0] * 3, "flops": 1e9}, [9.0] * 3 + [0.1, 0.1, 0.1]
+    contestants["torch-channels-last"] = {"found": [1.5] * 3}, [9.0] * 3 + [0.25, 0.25, 0.25]
     contestants["torch-compile"] = {"skipped": "no compiler"}, []
     names = ["jaxseg", "torch", "monai", "torch-channels-last", "torch-compile"]
     rows = turns.measure(problem(turns), names, 3, peak=0.1)
@@ -67,20 +68,42 @@ def test_rows_are_medians_and_their_ratios(turns, contestants):
     assert "skipped: no compiler" in turns.line("4x8", compiled)
 
 
+LOGITS = {"what": "inference"}
+
+
 @pytest.mark.parametrize(
     ("options", "close", "apart"),
-    [({}, 1.500001, 1.5001), ({"dtype": "bfloat16"}, 1.51, 1.6), ({"device": "cuda"}, 1.51, 1.6)],
+    [
+        ({}, [1.500001, 1.301, 1.1], [1.5001, 1.3, 1.1]),
+        ({}, [1.5, 1.3, 1.101], [1.5, 1.3, 1.5]),  # a step that changes nothing
+        ({"dtype": "bfloat16"}, [1.51, 1.33, 1.1], [1.53, 1.3, 1.1]),
+        ({"device": "cuda"}, [1.51, 1.3, 1.13], [1.5, 1.3, 1.2]),
+        (LOGITS, [1.5001, 1.3, 1.1], [1.3, 1.5, 1.1]),  # of other classes
+        (LOGITS | {"device": "cuda"}, [1.55, 1.3, 1.1], [1.6, 1.3, 1.1]),
+    ],
 )
 def test_those_of_one_model_must_agree(turns, contestants, options, close, apart):
     for found, agrees in ((close, True), (apart, False)):
-        contestants["jaxseg"] = {"found": 1.5}, [1.0] * 4
+        contestants["jaxseg"] = {"found": [1.5, 1.3, 1.1]}, [1.0] * 4
         contestants["torch"] = {"found": found}, [1.0] * 4
         arguments = problem(turns, **options), ["jaxseg", "torch"], 1, None
         if agrees:
             turns.measure(*arguments)
         else:
-            with pytest.raises(ValueError, match=f"torch finds {apart}, but jaxseg 1.5"):
+            with pytest.raises(
+                ValueError, match=r"torch finds \[.*\], but jaxseg \[1.5, 1.3, 1.1\]"
+            ):
                 turns.measure(*arguments)
+
+
+def test_weights_of_pytorch_have_its_order(turns):
+    """Whatever that of the arrays is which they come from."""
+    pytest.importorskip("torch")
+    tensor = importlib.import_module("torch_unet").tensor
+    kernel = np.arange(24.0).reshape(2, 3, 4)
+    found = tensor(kernel.transpose(2, 1, 0))
+    assert found.is_contiguous()
+    np.testing.assert_array_equal(found.numpy(), kernel.transpose(2, 1, 0))
 
 
 def test_a_contestant_that_ends_is_an_error(turns, monkeypatch, tmp_path):
@@ -99,13 +122,14 @@ def test_ours_alone(turns, monkeypatch, tmp_path, capfd):
     output = tmp_path / "training.json"
     options = "--cases=2x8 --widths=2,4 --repeats=1 --contestants=jaxseg,jaxseg-one-device,monai"
     monkeypatch.setattr(sys, "argv", ["training.py", *options.split(), f"--output={output}"])
-    turns.main("training", "first loss", "A step.")
+    turns.main("training", "third loss", "A step.")
     report = json.loads(output.read_text())
     ours, ours_twice, monai = report["rows"]
     widths_2 = 9 * (3 * 2 + 2 * 2) + 2 * 4 + 9 * (4 * 2 + 2 * 2) + 2 * 4  # kernels, normalisation
     widths_4 = 9 * (2 * 4 + 4 * 4) + 2 * 8 + 4 * 8 + 8  # and the upsampling with its biases
     assert ours["parameters"] == ours_twice["parameters"] == widths_2 + widths_4 + 2 * 3 + 3
-    assert ours["found"] == pytest.approx(ours_twice["found"], rel=1e-5)
+    assert ours["found"][0] == pytest.approx(ours_twice["found"][0], rel=1e-5)
+    assert ours["found"][2] < ours["found"][0]
     assert ours["to_eager"] is ours["to_best"] is None
     assert "skipped" in monai or monai["parameters"] > 0
     assert report["versions"]["jaxseg"]
