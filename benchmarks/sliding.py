@@ -26,6 +26,7 @@ import jax
 import machine
 import numpy as np
 import torch
+from contestants import resident
 from monai.inferers import SlidingWindowInferer
 from torch_unet import UNet, tensor
 
@@ -83,13 +84,6 @@ def timed(call: Callable) -> tuple[np.ndarray, float, float]:
     before, begun = resident("VmRSS"), time.perf_counter()
     found = call()
     return found, time.perf_counter() - begun, resident("VmHWM") - before
-
-
-def resident(what: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    (line,) = (x for x in lines if x.startswith(what))
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
