@@ -77,13 +77,41 @@ def variables(problem: Problem) -> tuple[dict, dict]:
     return jax.device_get(jax.jit(functional(problem).init)(jax.random.key(0)))
 
 
+class Programs(NamedTuple):
+    """Ours, to be compiled for whatever device."""
+
+    init: Callable  # () -> state
+    train: Callable  # (state, batch) -> the next state, and the loss among other scalars
+    logits: Callable  # (state, images) -> logits
+
+
+def programs(problem: Problem, axis_name: str | None = None) -> Programs:
+    import optax
+
+    from jaxseg import losses, steps
+    from jaxseg.batch import Prepared
+
+    training = problem.what == "training"
+    model = functional(problem, axis_name)
+    optimizer = optax.adam(RATE) if training else optax.identity()
+
+    def prepare(batch, keys):
+        return Prepared(*batch[:3], inside=batch.where)
+
+    loss = losses.weighted_sum({"cross_entropy": 1.0})
+    options = {"prepare": prepare, "seed": 0, "axis_name": axis_name}
+    return Programs(
+        lambda: steps.init_state(model, optimizer, 0, ema=False),
+        steps.make_train_step(model.apply, loss, optimizer, **options),
+        lambda state, images: model.apply(state.params, state.batch_stats, images, train=False)[0],
+    )
+
+
 def ours(problem: Problem) -> Work:
     """The step as the training command takes it, of a batch that lies on the devices already."""
     import jax
-    import optax
 
-    from jaxseg import Batch, losses, memory, parallel, steps
-    from jaxseg.batch import Prepared
+    from jaxseg import Batch, memory, parallel
     from jaxseg.config import Config
 
     memory.keep()
@@ -92,24 +120,10 @@ def ours(problem: Problem) -> Work:
     images, labels = arrays(problem)
     batch = runner.shard(Batch(images, labels, np.ones(labels.shape, bool)))
     taken = resident("VmRSS")
-    training = problem.what == "training"
-    model = functional(problem, runner.axis_name)
-    optimizer = optax.adam(RATE) if training else optax.identity()
-    state = runner.place(jax.jit(lambda: steps.init_state(model, optimizer, 0, ema=False))())
-
-    def prepare(batch, keys):
-        return Prepared(*batch[:3], inside=batch.where)
-
-    def logits(state, images):
-        return model.apply(state.params, state.batch_stats, images, train=False)[0]
-
-    loss = losses.weighted_sum({"cross_entropy": 1.0})
-    axis = {"axis_name": runner.axis_name}
-    train_step = runner.compile(
-        steps.make_train_step(model.apply, loss, optimizer, prepare=prepare, seed=0, **axis),
-        donate_state=True,
-    )
-    inferred = jax.pmap(logits, **axis, in_axes=(None, 0))
+    found = programs(problem, runner.axis_name)
+    state = runner.place(jax.jit(found.init)())
+    train_step = runner.compile(found.train, donate_state=True)
+    inferred = jax.pmap(found.logits, runner.axis_name, in_axes=(None, 0))
 
     def train():
         nonlocal state
@@ -125,7 +139,7 @@ def ours(problem: Problem) -> Work:
         return device.memory_stats()["peak_bytes_in_use"] / 2**20  # which can't be reset
 
     return Work(
-        train if training else infer,
+        train if problem.what == "training" else infer,
         np.asarray,
         megabytes,
         sum(x.size for x in jax.tree.leaves(state.params)),

@@ -1,10 +1,12 @@
-"""What benchmarks/turns.py makes of what its contestants say, and a run of ours alone."""
+"""What benchmarks/turns.py makes of what its contestants say, a run of ours alone, and plans."""
 
 import importlib
 import json
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -134,3 +136,40 @@ def test_ours_alone(turns, monkeypatch, tmp_path, capfd):
     assert "skipped" in monai or monai["parameters"] > 0
     assert report["versions"]["jaxseg"]
     assert capfd.readouterr().out.count("\n| 2x8 | ") == 3
+
+
+PLAN = """
+%fused (p: bf16[2,8,8,16]) -> bf16[2,8,8,16] {
+  %p = bf16[2,8,8,16]{3,2,1,0} parameter(0)
+  ROOT %maximum.1 = bf16[2,8,8,16]{3,2,1,0} maximum(%p, %p)
+}
+
+ENTRY %main.1 (x: f32[2,8,8,4], k: f32[16,3,3,4]) -> (bf16[2,8,8,16], pred[2,8]) {
+  %x = f32[2,8,8,4]{3,2,1,0} parameter(0), metadata={op_name="x"}
+  %k.1 = f32[16,3,3,4]{3,2,1,0} parameter(1)
+  %cudnn-conv.2 = (bf16[2,8,8,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k.1), \
+window={size=3x3 pad=1_1x1_1}, custom_call_target="__cudnn$convForward"
+  %get-tuple-element.3 = bf16[2,8,8,16]{3,2,1,0} get-tuple-element(%cudnn-conv.2), index=0
+  %some_fusion = (bf16[2,8,8,16]{3,2,1,0}, /*index=1*/pred[2,8]{1,0}) \
+fusion(%get-tuple-element.3), kind=kLoop, calls=%fused
+  ROOT %tuple.5 = (bf16[2,8,8,16]{3,2,1,0}, pred[2,8]{1,0}) tuple(%some_fusion)
+}
+""".replace("\\\n", "")
+
+
+def test_kernels_of_a_plan(turns):
+    """Two: what they read and write, and the products of the one that is a convolution."""
+    planned = importlib.import_module("planned")
+    pixels = 2 * 8 * 8
+    read, written, kernel = pixels * 4 * 4, pixels * 16 * 2, 16 * 9 * 4
+    assert planned.kernels(PLAN) == [
+        ("cudnn-conv.2", read + kernel * 4 + written, 2 * pixels * kernel, True),
+        ("some_fusion", written + written + 16, 0, False),
+    ]
+
+
+def test_a_compiled_program_has_kernels(turns):
+    planned = importlib.import_module("planned")
+    add = jax.jit(lambda x: jnp.sin(x) + 1).lower(jnp.zeros((5, 7))).compile()
+    (kernel,) = planned.kernels(add.as_text())
+    assert (kernel.bytes, kernel.flops) == (2 * 4 * 35, 0)

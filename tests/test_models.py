@@ -18,7 +18,6 @@ from scipy import special
 import jaxseg
 from jaxseg import losses
 from jaxseg.models import UNet, to_functional
-from jaxseg.models.unet import max_pool
 
 ROOT = pathlib.Path(jaxseg.__file__).parents[1]
 
@@ -194,15 +193,6 @@ def test_a_single_level_is_a_network_too():
     images = jax.ShapeDtypeStruct((1, 3, 5, 3), jnp.float32)
     logits, _ = jax.eval_shape(run(apply, train=True), *state, images)
     assert logits.shape == (1, 3, 5, 4)
-
-
-def test_max_pool_is_that_of_flax():
-    images = random_images(2, 6, 10, 3)
-    expected = nnx.max_pool(jnp.asarray(images), (2, 2), strides=(2, 2))
-    np.testing.assert_array_equal(max_pool(jnp.asarray(images)), expected)
-    volumes = jnp.asarray(random_images(2, 4, 6, 2, 3))
-    expected = nnx.max_pool(volumes, (2, 2, 2), strides=(2, 2, 2))
-    np.testing.assert_array_equal(max_pool(volumes), expected)
 
 
 def test_bfloat16_computes_and_float32_remains():

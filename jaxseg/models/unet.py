@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxseg import ops
 
@@ -136,7 +137,7 @@ class UNet(nnx.Module):
 
         skips = []
         for level in range(self.levels):
-            x = run(getattr(self, f"down{level}"), max_pool(x) if level else x)
+            x = run(getattr(self, f"down{level}"), ops.max_pool(x) if level else x)
             skips.append(x)
         x = self.dropout(skips.pop(), deterministic=not train, rngs=keys[-1])
         decoded = [x]
@@ -174,7 +175,7 @@ class Block(nnx.Module):
             )
             setattr(self, f"conv{i}", conv)
             if norm == "batch":
-                layer = nnx.BatchNorm(width, momentum=0.9, axis_name=axis_name, **options)
+                layer = BatchNorm(width, momentum=0.9, axis_name=axis_name, **options)
                 # flax keeps statistics in float32 even where the parameters are float64.
                 statistics = jnp.promote_types(param_dtype, jnp.float32)
                 layer.mean = nnx.BatchStat(jnp.zeros(width, statistics))
@@ -186,11 +187,44 @@ class Block(nnx.Module):
         self.batch = norm == "batch"
 
     def __call__(self, x, *, train):
-        mode = {"use_running_average": not train} if self.batch else {}
         for i in range(2):
-            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), **mode)
-            x = nnx.relu(x)
+            conv, norm = getattr(self, f"conv{i}"), getattr(self, f"norm{i}")
+            if not self.batch:
+                x = nnx.relu(norm(conv(x)))
+            elif train:
+                x = norm.rectified(conv(x))
+            else:
+                kernel, bias = norm.folded(conv.kernel[...])
+                x = nnx.relu(ops.convolve(x.astype(kernel.dtype), kernel) + bias)
         return x
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation by moments that are never rounded to `dtype`."""
+
+    def rectified(self, x):
+        """ReLU of it by the moments of the batch, of which the running ones take account."""
+        x = x.astype(self.mean.dtype)
+        pixels = tuple(range(x.ndim - 1))
+        moments = jnp.stack([jnp.mean(x, pixels), jnp.mean(x * x, pixels)])
+        if self.axis_name is not None:
+            moments = lax.pmean(moments, self.axis_name)
+        mean, var = moments[0], jnp.maximum(0, moments[1] - moments[0] ** 2)
+        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
+        scale, bias = self.scale[...], self.bias[...]
+        return ops.normalize_relu(x, mean, var, scale, bias, self.epsilon).astype(self.dtype)
+
+    def folded(self, kernel):
+        """The kernel and bias by which the layer before does it, with the running moments.
+
+        A GPU then convolves, adds and rectifies in one.
+        """
+        factor = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+        bias = self.bias[...] - self.mean[...] * factor
+        others = range(kernel.ndim - 1)
+        found = kernel * jnp.expand_dims(factor, others), jnp.expand_dims(bias, others)
+        return tuple(x.astype(self.dtype) for x in found)
 
 
 class Up(nnx.Module):
@@ -220,11 +254,3 @@ def _convolve(images, kernel, strides, padding, **options):
     if not plain or options["feature_group_count"] != 1:
         raise ValueError("layers have strides and dilations of 1, SAME padding and one group")
     return ops.convolve(images, kernel)
-
-
-def max_pool(x: Float[Array, "batch *pixels channels"]) -> Array:
-    """The maximum of each cell of side 2, by strided slices: faster than a window on CPU."""
-    for axis in range(1, x.ndim - 1):
-        before = (slice(None),) * axis
-        x = jnp.maximum(x[(*before, slice(0, None, 2))], x[(*before, slice(1, None, 2))])
-    return x

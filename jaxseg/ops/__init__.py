@@ -4,6 +4,8 @@ from jaxseg.ops.components import connected_components
 from jaxseg.ops.convolution import convolve
 from jaxseg.ops.distance import distance_transform
 from jaxseg.ops.images import each_image
+from jaxseg.ops.normalisation import normalize_relu
+from jaxseg.ops.pooling import max_pool
 from jaxseg.ops.windows import sliding_windows
 
 __all__ = [
@@ -11,5 +13,7 @@ __all__ = [
     "convolve",
     "distance_transform",
     "each_image",
+    "max_pool",
+    "normalize_relu",
     "sliding_windows",
 ]

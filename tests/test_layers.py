@@ -1,0 +1,195 @@
+"""Pooling and rectified normalisation of models: those of flax, with their derivatives."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.models.unet import BatchNorm, Block
+
+
+def normal(seed, *shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def derivatives(function, *args):
+    """Of something that is not linear in the answers: reverse, and what follows from it."""
+
+    def total(*args):
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(function(*args)))
+
+    directions = tuple(normal(9 + i, *x.shape, dtype=x.dtype) for i, x in enumerate(args))
+    gradient = jax.grad(total, tuple(range(len(args))))
+
+    def along(*args):
+        return sum(jnp.vdot(a, b) for a, b in zip(gradient(*args), directions, strict=True))
+
+    return {
+        "answers": function(*args),
+        "forward": jax.jvp(total, args, directions)[1],
+        "reverse": gradient(*args),
+        "forward over reverse": jax.jvp(gradient, args, directions)[1],
+        "reverse over reverse": jax.grad(along, tuple(range(len(args))))(*args),
+    }
+
+
+def assert_same(found, expected, **tolerances):
+    assert found.keys() == expected.keys()
+    for name, x in found.items():
+        chex.assert_trees_all_close(x, expected[name], **tolerances, custom_message=name)
+
+
+def of_flax(x):
+    window = (2,) * (x.ndim - 2)
+    return nnx.max_pool(x, window, strides=window)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 10, 3), (2, 4, 6, 2, 3), (1, 2, 2, 1), (0, 4, 4, 3)])
+def test_max_pool_is_that_of_flax(shape):
+    x = normal(0, *shape, dtype=np.float32)
+    chex.assert_trees_all_equal(ops.max_pool(x), of_flax(x))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 10, 3), (2, 4, 6, 2, 3)])
+def test_derivatives_of_max_pool_are_those_of_flax(shape, ties):
+    """With ties, too, which are many, as after ReLU: the first of them has it all."""
+    x = normal(0, *shape)
+    if ties:
+        x = jnp.round(x)
+        cells = x.reshape(2, shape[1] // 2, 2, shape[2] // 2, 2, -1)
+        same = np.sum(cells == cells.max((2, 4), keepdims=True), (2, 4))
+        assert len(np.unique(same)) == 4
+    weights = normal(1, *of_flax(x).shape)
+    found, expected = (
+        jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (ops.max_pool, of_flax)
+    )
+    np.testing.assert_array_equal(found, expected)
+    # Of a window flax has no second derivatives.
+    direction = normal(2, *shape)
+    hessian = jax.jvp(jax.grad(lambda x: jnp.sum(ops.max_pool(x) ** 3)), (x,), (direction,))[1]
+    np.testing.assert_allclose(hessian, jnp.where(expected != 0, 6 * x * direction, 0), rtol=1e-12)
+    along = jax.grad(
+        lambda x: jnp.vdot(jax.grad(lambda x: jnp.sum(ops.max_pool(x) ** 3))(x), direction)
+    )
+    np.testing.assert_allclose(along(x), hessian, rtol=1e-12)
+    _, tangent = jax.jvp(ops.max_pool, (x,), (direction,))
+    np.testing.assert_allclose(jnp.vdot(tangent, weights), jnp.vdot(expected, direction))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_max_pool_keeps_the_dtype_and_what_is_not_finite(dtype):
+    x = normal(0, 2, 4, 6, 3, dtype=dtype).at[0, 1, 2, 1].set(jnp.nan).at[1, 0, 0, 0].set(-jnp.inf)
+    y = ops.max_pool(x)
+    assert y.dtype == dtype
+    assert np.argwhere(np.isnan(y)).tolist() == [[0, 0, 1, 1]]
+    assert jax.grad(lambda x: jnp.sum(ops.max_pool(x).astype(jnp.float32)))(x).dtype == dtype
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(4, 6, 5), (2, 3, 2, 4, 5), (7, 5)])
+def test_normalize_relu_is_what_it_says_with_all_derivatives(shape):
+    x, mean, bias = 3 + normal(0, *shape), normal(1, shape[-1]) + 3, normal(2, shape[-1])
+    var, scale = 0.1 + normal(3, shape[-1]) ** 2, normal(4, shape[-1])
+
+    def plain(x, *channels):
+        mean, var, scale, bias = (v.reshape(*(1,) * (x.ndim - 1), -1) for v in channels)
+        return jnp.maximum((x - mean) / jnp.sqrt(var + 1e-3) * scale + bias, 0)
+
+    args = x, mean, var, scale, bias
+    found = derivatives(lambda *args: ops.normalize_relu(*args, 1e-3), *args)
+    positive = np.mean(found["answers"] > 0)
+    assert 0.2 < positive < 0.8
+    assert_same(found, derivatives(plain, *args), rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_zero_or_below_has_no_gradient():
+    """As of ReLU, also where a channel is constant."""
+    x = jnp.array([[1.0, 0.0, -1.0], [1.0, 0.0, -1.0]])
+    zeros, ones = jnp.zeros(3), jnp.ones(3)
+    gradient = jax.grad(lambda x: jnp.sum(ops.normalize_relu(x, zeros, ones, ones, zeros)))(x)
+    np.testing.assert_allclose(gradient, [[1, 0, 0]] * 2, rtol=1e-4)
+
+
+def drawn(layer):
+    """With other parameters and statistics than the first ones."""
+    for i, name in enumerate(("scale", "bias", "mean", "var")):
+        variable = getattr(layer, name)
+        values = normal(i, *variable.shape, dtype=variable.dtype)
+        variable[...] = 0.1 + values**2 if name == "var" else values
+
+
+@pytest.mark.usefixtures("x64")
+def test_batch_norm_is_that_of_flax_with_its_statistics():
+    """By the moments of the batch, whose gradients it has, and by the running ones."""
+    options = {"momentum": 0.9, "dtype": jnp.float64, "param_dtype": jnp.float64}
+    ours, flax = (kind(5, **options, rngs=nnx.Rngs(0)) for kind in (BatchNorm, nnx.BatchNorm))
+    for layer in (ours, flax):
+        layer.mean, layer.var = nnx.BatchStat(jnp.zeros(5)), nnx.BatchStat(jnp.ones(5))
+        drawn(layer)
+    x = 2 + normal(0, 3, 4, 6, 5)
+
+    def answers(layer, call):
+        graphdef, params, stats = nnx.split(layer, nnx.Param, nnx.BatchStat)
+
+        def function(params, x):
+            layer = nnx.merge(graphdef, params, stats, copy=True)
+            y = call(layer, x)
+            return y, nnx.state(layer, nnx.BatchStat)
+
+        def loss(params, x):
+            y, _ = function(params, x)
+            return jnp.sum(jnp.sin(y))
+
+        return function(params, x), jax.grad(loss, (0, 1))(params, x)
+
+    found = answers(ours, BatchNorm.rectified)
+    expected = answers(flax, lambda layer, x: nnx.relu(layer(x)))
+    chex.assert_trees_all_close(
+        *(jax.tree.leaves(x) for x in (found, expected)), rtol=1e-9, atol=1e-9
+    )
+    kernel, bias = ours.folded(normal(5, 3, 3, 2, 5))
+    before = normal(6, 3, 4, 6, 2)
+    found = ops.convolve(before, kernel) + bias
+    expected = flax(ops.convolve(before, normal(5, 3, 3, 2, 5)), use_running_average=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_rounds_no_statistics(train):
+    """Flax rounds moments and parameters; what a block answers is closer to float32 here."""
+    dtype = jnp.bfloat16
+    options = {"spatial_rank": 2, "norm": "batch", "axis_name": None, "param_dtype": jnp.float32}
+    x = jax.nn.relu(1 + normal(5, 4, 16, 16, 8, dtype=np.float32))
+
+    def block(dtype):
+        block = Block(8, 16, dtype=dtype, rngs=nnx.Rngs(0), **options)
+        for i in range(2):
+            conv, norm = getattr(block, f"conv{i}"), getattr(block, f"norm{i}")
+            drawn(norm)
+            before = x if i == 0 else nnx.relu(block.norm0(block.conv0(x), True))
+            found = conv(before)
+            norm.mean[...], norm.var[...] = found.mean((0, 1, 2)), found.var((0, 1, 2))
+        return block
+
+    def by_flax(block, x):
+        for i in range(2):
+            norm = functools.partial(getattr(block, f"norm{i}"), use_running_average=not train)
+            x = nnx.relu(norm(getattr(block, f"conv{i}")(x)))
+        return x
+
+    exact = by_flax(block(jnp.float32), x)
+    stats = nnx.state(block(jnp.float32))
+    half = block(dtype)
+    nnx.update(half, stats)
+    errors = [
+        float(jnp.linalg.norm(found.astype(jnp.float32) - exact) / jnp.linalg.norm(exact))
+        for found in (half(x, train=train), by_flax(half, x))
+    ]
+    assert errors[0] < errors[1] < 0.05
