@@ -193,3 +193,19 @@ def test_bfloat16_rounds_no_statistics(train):
         for found in (half(x, train=train), by_flax(half, x))
     ]
     assert errors[0] < errors[1] < 0.05
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (2, 4, 5, 3), (2, 4, 4, 3, 3), (4, 4)])
+def test_what_has_no_cells_is_a_line(shape):
+    with pytest.raises(
+        ValueError, match=r"^x is \[.*\], but must be \[batch, sides, channels\], wi"
+    ):
+        ops.max_pool(np.zeros(shape))
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((2, 4, 5), (4,)), ((2, 5), (1,)), ((), ())])
+def test_other_channels_are_a_line(shape, channels):
+    with pytest.raises(
+        ValueError, match=r"^x is \[.*\], and mean, var, scale and bias are .*, but"
+    ):
+        ops.normalize_relu(np.zeros(shape), *[np.ones(channels)] * 4)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
 def normalize_relu(
     x: Float[Array, "*pixels channels"],
     mean: Float[Array, " channels"],
@@ -34,11 +33,23 @@ def normalize_relu(
     >>> y.round(2).tolist()
     [[0.0, 0.5], [1.0, 0.5]]
     """
+    x, *channels = map(jnp.asarray, (x, mean, var, scale, bias))
+    if x.ndim == 0 or any(v.shape != x.shape[-1:] for v in channels):
+        raise ValueError(
+            f"x is {list(x.shape)}, and mean, var, scale and bias are "
+            f"{', '.join(str(list(v.shape)) for v in channels)}, but must be [..., channels] and "
+            "[channels]"
+        )
+    return _normalize_relu(x, *channels, epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _normalize_relu(x, mean, var, scale, bias, epsilon):
     centred, factor = x - _wide(mean, x), scale * lax.rsqrt(var + epsilon)
     return jax.nn.relu(centred * _wide(factor, x) + _wide(bias, x))
 
 
-@normalize_relu.defjvp
+@_normalize_relu.defjvp
 def _normalize_relu_jvp(epsilon, primals, tangents):
     x, mean, var, scale, bias = primals
     of_x, of_mean, of_var, of_scale, of_bias = tangents

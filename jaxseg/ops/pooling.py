@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@jax.custom_jvp
 def max_pool(x: Float[Array, "batch *pixels channels"]) -> Float[Array, "batch *cells channels"]:
     """The maximum of each cell of side 2, by strided slices: faster than a window on CPU.
 
@@ -24,14 +23,24 @@ def max_pool(x: Float[Array, "batch *pixels channels"]) -> Float[Array, "batch *
     >>> max_pool(jnp.arange(8.0).reshape(1, 2, 4, 1))[0, ..., 0].tolist()
     [[5.0, 7.0]]
     """
+    x = jnp.asarray(x)
+    if x.ndim < 3 or any(side % 2 for side in x.shape[1:-1]):
+        raise ValueError(
+            f"x is {list(x.shape)}, but must be [batch, sides, channels], with even sides; pad it"
+        )
+    return _max_pool(x)
+
+
+@jax.custom_jvp
+def _max_pool(x: Array) -> Array:
     return functools.reduce(jnp.maximum, _corners(x))
 
 
-@max_pool.defjvp
+@_max_pool.defjvp
 def _max_pool_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
     first = _first(*_corners(x))
-    return max_pool(x), sum(jnp.where(first == i, y, 0) for i, y in enumerate(_corners(tangent)))
+    return _max_pool(x), sum(jnp.where(first == i, y, 0) for i, y in enumerate(_corners(tangent)))
 
 
 def _first(most: Array, *others: Array) -> Array:
