@@ -216,6 +216,50 @@ def test_it_can_be_mapped_with_its_gradients(in_axes):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(expected)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "after", "bands"),
+    [
+        ((2, 64, 64, 8), 64, 4),
+        ((1, 101, 130, 16), 48, 4),
+        ((2, 64, 64, 64), 64, 4),
+        ((1, 5, 4096, 8), 32, 5),
+        ((1, 512, 512, 2), 32, 16),
+        ((1, 2, 64, 64, 16), 64, 4),
+        ((1, 8, 64, 64, 4), 64, 16),
+        ((2, 63, 64, 8), 64, 1),
+    ],
+)
+def test_gradients_of_kernels_are_sums_of_those_of_bands(shape, after, bands):
+    """Of large images, odd ones, too, and slices of volumes. Of integers nothing is rounded."""
+    draw = np.random.default_rng(0)
+    images, gradient, kernel = (
+        draw.integers(-4, 5, x).astype(np.float32)
+        for x in (shape, (*shape[:-1], after), (*(3,) * (len(shape) - 2), shape[-1], after))
+    )
+
+    def of_kernel(images, kernel, gradient):
+        return jax.vjp(lambda kernel: ops.convolve(images, kernel), kernel)[1](gradient)
+
+    jax.clear_caches()
+    program = jax.jit(of_kernel)
+    text = program.trace(images, kernel, gradient).lower().as_text()
+    assert text.count("stablehlo.convolution") == bands
+    (expected,) = jax.vjp(lambda kernel: by_lax(images, kernel), kernel)[1](gradient)
+    np.testing.assert_array_equal(program(images, kernel, gradient)[0], expected)
+
+
+def test_bands_have_forward_mode_and_second_derivatives():
+    both = pair((2, 64, 64, 8), 64)
+    directions = normal(3, *both[0].shape), normal(4, *both[1].shape) / 10
+
+    def of(function):
+        gradient = jax.grad(lambda *x: jnp.mean(jnp.sin(function(*x))), (0, 1))
+        return jax.jvp(function, both, directions), jax.jvp(gradient, both, directions)
+
+    for x, y in zip(jax.tree.leaves(of(ops.convolve)), jax.tree.leaves(of(by_lax)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * np.max(np.abs(y)))
+
+
 def test_there_is_forward_mode_but_for_tiles():
     both = pair((2, 8, 8, 64), 64)
     with pytest.raises(TypeError, match="forward-mode"):

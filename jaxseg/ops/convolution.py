@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
 # which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
+# The bytes of a gradient that a core's cache holds beside the images, and the bands at least, for
+# which it is worth it, and at most, as each is compiled. Measured on two cores of an Intel Xeon.
+_CACHED, _FEW, _MANY = 2**19, 4, 16
 
 
 def convolve(
@@ -35,6 +38,8 @@ def convolve(
       Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
       number becomes NaN. For gradients the images are kept, and transformed again. There is no
       forward mode, but forward over reverse mode;
+    - the gradient of a kernel, where it has less channels and the images are large, as a sum of
+      those of bands of rows, which stay in the cache;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -65,11 +70,11 @@ def _is_split() -> bool:
     return not (mesh.empty or mesh.are_all_axes_manual)
 
 
-def _direct(images: Array, kernel: Array) -> Array:
+def _direct(images: Array, kernel: Array, padding="SAME") -> Array:
     axes = "DHW"[-(images.ndim - 2) :]
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
     strides = (1,) * len(axes)
-    return lax.conv_general_dilated(images, kernel, strides, "SAME", dimension_numbers=numbers)
+    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=numbers)
 
 
 def _of_slices(volumes: Array, kernel: Array) -> Array:
@@ -88,7 +93,40 @@ def _of_images(images: Array, kernel: Array) -> Callable:
     batch, height, width, before = images.shape
     pays = min(before, kernel.shape[-1]) >= _CHANNELS and batch * height * width >= _PIXELS
     even = height % 2 == width % 2 == 0
-    return _in_tiles if pays and even and images.dtype == kernel.dtype == jnp.float32 else _direct
+    if pays and even and images.dtype == kernel.dtype == jnp.float32:
+        return _in_tiles
+    return _directly if _bands(images, kernel) > 1 else _direct
+
+
+def _bands(images: Array, kernel: Array) -> int:
+    """Those that the gradient of the kernel is best computed in."""
+    batch, height, width, _ = images.shape
+    whole = batch * height * width * kernel.shape[-1] * images.dtype.itemsize
+    bands = min(whole // _CACHED, height, _MANY)
+    return bands if bands >= _FEW else 1
+
+
+@jax.custom_jvp
+def _directly(images: Array, kernel: Array) -> Array:
+    return _direct(images, kernel)
+
+
+@_directly.defjvp
+def _directly_jvp(primals, tangents):
+    # The gradients are the transposed of this, and only those of the kernel are in bands.
+    (images, kernel), (of_images, of_kernel) = primals, tangents
+    return _directly(images, kernel), _direct(of_images, kernel) + _in_bands(images, of_kernel)
+
+
+def _in_bands(images: Array, kernel: Array) -> Array:
+    height, bands = images.shape[1], _bands(images, kernel)
+    found = []
+    for i in range(bands):
+        begin, end = i * height // bands - 1, (i + 1) * height // bands + 1  # with a row around
+        above, below = max(0, -begin), max(0, end - height)
+        rows = images[:, begin + above : end - below]
+        found.append(_direct(rows, kernel, ((above, below), (1, 1))))
+    return jnp.concatenate(found, 1)
 
 
 def _in_tiles(images: Array, kernel: Array) -> Array:
@@ -121,7 +159,7 @@ def _backward(residuals, gradient):
     images, kernel = residuals
     of_images = _tiled(gradient, kernel[::-1, ::-1], "abnhwo,abio->abnhwi")
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
-        transposed = jax.linear_transpose(lambda kernel: _direct(images, kernel), kernel)
+        transposed = jax.linear_transpose(lambda kernel: _in_bands(images, kernel), kernel)
         return of_images, *transposed(gradient)
     # Each channel as an image: so pixels come last, as a product takes them from its first factor.
     # XLA would otherwise transpose four times as many numbers, which takes longer than the product.
