@@ -23,7 +23,10 @@ def facts(packages: Iterable[str]) -> dict[str, Any]:
 
 
 def cpu() -> str | None:
-    """Its name, where Linux says it: how contestants compare may depend on it."""
+    """Its name and number, where Linux says them: how contestants compare may depend on it."""
     said = pathlib.Path("/proc/cpuinfo")
     lines = said.read_text().splitlines() if said.exists() else []
-    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), None)
+    of = dict(map(str.strip, x.split(":", 1)) for x in lines if ":" in x)
+    return (
+        f"{of['model name']}, model {of['model']}" if of.keys() >= {"model name", "model"} else None
+    )

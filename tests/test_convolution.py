@@ -222,7 +222,9 @@ def test_it_can_be_mapped_with_its_gradients(in_axes):
         ((2, 64, 64, 8), 64, 4),
         ((1, 101, 130, 16), 48, 4),
         ((2, 64, 64, 64), 64, 4),
-        ((1, 5, 4096, 8), 32, 5),
+        ((1, 17, 2048, 8), 32, 4),
+        ((1, 15, 4096, 8), 32, 1),
+        ((2, 63, 63, 128), 128, 1),
         ((1, 512, 512, 2), 32, 16),
         ((1, 2, 64, 64, 16), 64, 4),
         ((1, 8, 64, 64, 4), 64, 16),
@@ -240,7 +242,6 @@ def test_gradients_of_kernels_are_sums_of_those_of_bands(shape, after, bands):
     def of_kernel(images, kernel, gradient):
         return jax.vjp(lambda kernel: ops.convolve(images, kernel), kernel)[1](gradient)
 
-    jax.clear_caches()
     program = jax.jit(of_kernel)
     text = program.trace(images, kernel, gradient).lower().as_text()
     assert text.count("stablehlo.convolution") == bands

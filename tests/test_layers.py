@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.models.unet import BatchNorm
+from jaxseg.models.unet import BatchNorm, Block
 
 
 def normal(seed, *shape, dtype=np.float64):
@@ -83,11 +83,15 @@ def test_derivatives_of_max_pool_are_those_of_flax(shape, ties):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_max_pool_keeps_the_dtype_and_what_is_not_finite(dtype):
-    x = normal(0, 2, 4, 6, 3, dtype=dtype).at[0, 1, 2, 1].set(jnp.nan).at[1, 0, 0, 0].set(-jnp.inf)
+    x = normal(0, 2, 4, 6, 3, dtype=dtype).at[0, 1, 2, 1].set(jnp.nan)
+    x = x.at[1, :2, :2, 0].set(-jnp.inf)
     y = ops.max_pool(x)
     assert y.dtype == dtype
     assert np.argwhere(np.isnan(y)).tolist() == [[0, 0, 1, 1]]
-    assert jax.grad(lambda x: jnp.sum(ops.max_pool(x).astype(jnp.float32)))(x).dtype == dtype
+    assert np.argwhere(np.isneginf(y)).tolist() == [[1, 0, 0, 0]]
+    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x).astype(jnp.float32)))(x)
+    assert gradient.dtype == dtype
+    assert gradient[1, :2, :2, 0].tolist() == [[1, 0], [0, 0]]
 
 
 @pytest.mark.usefixtures("x64")
@@ -157,6 +161,35 @@ def test_batch_norm_is_that_of_flax_with_its_statistics():
     found = ops.convolve(before, kernel) + bias
     expected = flax(ops.convolve(before, normal(5, 3, 3, 2, 5)), use_running_average=True)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.float64])
+def test_blocks_are_those_of_flax(train, param_dtype):
+    """Also of float64 with parameters of float32, and far from zero."""
+    options = {"dtype": jnp.float64, "param_dtype": param_dtype, "axis_name": None}
+    block = Block(2, 5, spatial_rank=2, norm="batch", rngs=nnx.Rngs(0), **options)
+    drawn(block.norm0)
+    drawn(block.norm1)
+    x = expected = 1000 + normal(0, 3, 4, 6, 2)
+    graphdef, state = nnx.split(block)
+    flax = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(jnp.float64), state), copy=True)
+    for conv, norm in ((flax.conv0, flax.norm0), (flax.conv1, flax.norm1)):
+        expected = nnx.relu(norm(conv(expected), use_running_average=not train))
+    found = block(x, train=train)
+    assert found.dtype == jnp.float64
+    assert 0.1 < np.mean(found > 0) < 0.9
+    np.testing.assert_allclose(found, expected, rtol=1e-4 if param_dtype == jnp.float32 else 1e-8)
+    stats = (nnx.state(x, nnx.BatchStat) for x in (block, flax))
+    chex.assert_trees_all_close(*map(jax.tree.leaves, stats), rtol=1e-5)
+    assert block.norm0.mean.dtype == param_dtype
+
+
+def test_integers_are_normalised_as_what_they_are():
+    x, ones = jnp.arange(6).reshape(3, 2), jnp.ones(2)
+    found = jax.grad(lambda mean: jnp.sum(ops.normalize_relu(x, mean, ones, ones, ones)))(ones)
+    np.testing.assert_allclose(found, [-3, -3], rtol=1e-4)
 
 
 def test_bfloat16_rounds_answers_once():

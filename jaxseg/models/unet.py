@@ -200,18 +200,19 @@ class Block(nnx.Module):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation by moments that are never rounded to `dtype`."""
+    """Batch normalisation in float32 at least, whose answer alone is rounded to `dtype`."""
 
     def rectified(self, x):
         """ReLU of it by the moments of the batch, of which the running ones take account."""
-        x = x.astype(self.mean.dtype)
+        x = x.astype(jnp.promote_types(x.dtype, self.mean.dtype))
         pixels = tuple(range(x.ndim - 1))
         moments = jnp.stack([jnp.mean(x, pixels), jnp.mean(x * x, pixels)])
         if self.axis_name is not None:
             moments = lax.pmean(moments, self.axis_name)
         mean, var = moments[0], jnp.maximum(0, moments[1] - moments[0] ** 2)
-        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
+        for running, new in ((self.mean, mean), (self.var, var)):
+            moved = self.momentum * running[...] + (1 - self.momentum) * new
+            running[...] = moved.astype(running.dtype)
         scale, bias = self.scale[...], self.bias[...]
         return ops.normalize_relu(x, mean, var, scale, bias, self.epsilon).astype(self.dtype)
 

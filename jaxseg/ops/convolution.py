@@ -38,8 +38,8 @@ def convolve(
       Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
       number becomes NaN. For gradients the images are kept, and transformed again. There is no
       forward mode, but forward over reverse mode;
-    - the gradient of a kernel, where it has less channels and the images are large, as a sum of
-      those of bands of rows, which stay in the cache;
+    - the gradient of a kernel with fewer than 128 channels before or after, of large images in
+      float32, as a sum of those of bands of rows, which stay in the cache;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -99,11 +99,12 @@ def _of_images(images: Array, kernel: Array) -> Callable:
 
 
 def _bands(images: Array, kernel: Array) -> int:
-    """Those that the gradient of the kernel is best computed in."""
-    batch, height, width, _ = images.shape
-    whole = batch * height * width * kernel.shape[-1] * images.dtype.itemsize
-    bands = min(whole // _CACHED, height, _MANY)
-    return bands if bands >= _FEW else 1
+    """Those that the gradient of the kernel is best computed in, of four rows at least."""
+    batch, height, width, before = images.shape
+    after = kernel.shape[-1]
+    bands = min(4 * batch * height * width * after // _CACHED, height // 4, _MANY)
+    pays = bands >= _FEW and min(before, after) < _CHANNELS_OF_GRADIENT
+    return bands if pays and images.dtype == kernel.dtype == jnp.float32 else 1
 
 
 @jax.custom_jvp

@@ -40,7 +40,7 @@ def normalize_relu(
             f"{', '.join(str(list(v.shape)) for v in channels)}, but must be [..., channels] and "
             "[channels]"
         )
-    return _normalize_relu(x, *channels, epsilon)
+    return _normalize_relu(x.astype(jnp.result_type(x, *channels)), *channels, epsilon)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5,))

@@ -17,7 +17,7 @@ def max_pool(x: Float[Array, "batch *pixels channels"]) -> Float[Array, "batch *
     """The maximum of each cell of side 2, by strided slices: faster than a window on CPU.
 
     The gradient is that of the first of its pixels that has it, as for `lax.reduce_window`, and
-    needs the number of that pixel alone.
+    once compiled it needs the number of that pixel alone. A NaN makes the cell NaN.
 
     >>> import jax.numpy as jnp
     >>> max_pool(jnp.arange(8.0).reshape(1, 2, 4, 1))[0, ..., 0].tolist()
