@@ -1,4 +1,6 @@
-"""Pooling and rectified normalisation of models: those of flax, with their derivatives."""
+"""Pooling, dense layers and rectified normalisation of models, with their derivatives."""
+
+import re
 
 import chex
 import jax
@@ -119,6 +121,39 @@ def test_what_is_zero_or_below_has_no_gradient():
     np.testing.assert_allclose(gradient, [[1, 0, 0]] * 2, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5), (5,), (0, 3, 5)])
+def test_dense_is_a_product_with_all_derivatives(shape):
+    args = normal(0, *shape), normal(1, 5, 3)
+    expected = derivatives(lambda x, kernel: jnp.tensordot(x, kernel, 1), *args)
+    assert_same(derivatives(ops.dense, *args), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_dense_transposes_no_gradient_on_a_cpu():
+    """As XLA does if it is told of several axes of pixels, even though those lie side by side."""
+    shapes = (2, 8, 16, 64), (64, 128), (2, 8, 16, 128)
+    x, kernel, weights = (normal(0, *shape, dtype=np.float32) for shape in shapes)
+
+    def transposes(function):
+        gradient = jax.jit(lambda x, kernel, y: jax.vjp(function, x, kernel)[1](y)[1])
+        return gradient.lower(x, kernel, weights).compile().as_text().count(" copy(")
+
+    assert transposes(lambda x, kernel: jnp.tensordot(x, kernel, 1)) > 0
+    assert transposes(ops.dense) == 0
+
+
+def test_dense_leaves_pixels_as_xla_splits_them():
+    """By a mesh of the context: devices send each other nothing."""
+    mesh = jax.make_mesh((2,), ("devices",), devices=jax.devices()[:2])
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "devices"))
+    x, kernel = normal(0, 2, 4, 6, 5, dtype=np.float32), normal(1, 5, 3, dtype=np.float32)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = jax.jit(ops.dense).lower(jax.device_put(x, rows), kernel).compile()
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
+    found = compiled(jax.device_put(x, rows), kernel)
+    np.testing.assert_allclose(found, np.tensordot(x, kernel, 1), rtol=1e-5, atol=1e-6)
+
+
 def drawn(layer):
     """With other parameters and statistics than the first ones."""
     for i, name in enumerate(("scale", "bias", "mean", "var")):
@@ -228,3 +263,11 @@ def test_other_channels_are_a_line(shape, channels):
         ValueError, match=r"^x is \[.*\], and mean, var, scale and bias are .*, but"
     ):
         ops.normalize_relu(np.zeros(shape), *[np.ones(channels)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"), [((2, 4, 5), (4, 5)), ((5,), (5,)), ((), (1, 1)), ((5,), (1, 5, 3))]
+)
+def test_a_kernel_that_does_not_fit_is_a_line(shape, kernel):
+    with pytest.raises(ValueError, match=r"^x is \[.*\] and the kernel is \[.*\], but must be"):
+        ops.dense(np.zeros(shape), np.zeros(kernel))

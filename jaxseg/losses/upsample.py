@@ -22,7 +22,7 @@ from jax import lax
 
 from jaxseg.losses import _pixels as pixels
 from jaxseg.losses import divergences
-from jaxseg.ops.varying import alike, nothing
+from jaxseg.ops.sharding import alike, nothing
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

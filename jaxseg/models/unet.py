@@ -95,9 +95,10 @@ class UNet(nnx.Module):
             setattr(self, f"up{level}", Up(below, width, **spatial))
             setattr(self, f"decode{level}", Block(2 * width, width, **block))
         self.dropout = nnx.Dropout(dropout)
-        self.head = nnx.Linear(widths[0], num_classes, **options)
+        dense = {"dot_general": _dense, **options}
+        self.head = nnx.Linear(widths[0], num_classes, **dense)
         for level in range(1, resolutions):
-            setattr(self, f"head{level}", nnx.Linear(widths[level], num_classes, **options))
+            setattr(self, f"head{level}", nnx.Linear(widths[level], num_classes, **dense))
 
     def __call__(
         self,
@@ -236,7 +237,7 @@ class Up(nnx.Module):
 
     def __init__(self, before: int, width: int, *, spatial_rank, dtype, param_dtype, rngs):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.dense = nnx.Linear(before, 2**spatial_rank * width, **options)
+        self.dense = nnx.Linear(before, 2**spatial_rank * width, dot_general=_dense, **options)
 
     def __call__(self, x):
         x = self.dense(x)
@@ -255,3 +256,10 @@ def _convolve(images, kernel, strides, padding, **options):
     if not plain or options["feature_group_count"] != 1:
         raise ValueError("layers have strides and dilations of 1, SAME padding and one group")
     return ops.convolve(images, kernel)
+
+
+def _dense(x, kernel, dimensions, **options):
+    """`ops.dense` as `nnx.Linear` calls it."""
+    if dimensions != (((x.ndim - 1,), (0,)), ((), ())) or any(options.values()):
+        raise ValueError("layers contract channels alone, and have no options")
+    return ops.dense(x, kernel)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.ops.varying import alike
+from jaxseg.ops.sharding import alike, is_split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -60,14 +60,9 @@ def convolve(
         )
     on_cpu = _of_images(images, kernel) if rank == 2 else _of_slices
     # With another backend directly, so that there is a forward mode.
-    if on_cpu is _direct or jax.default_backend() != "cpu" or _is_split():
+    if on_cpu is _direct or jax.default_backend() != "cpu" or is_split():
         return _direct(images, kernel)
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_direct)
-
-
-def _is_split() -> bool:
-    mesh = jax.sharding.get_abstract_mesh()
-    return not (mesh.empty or mesh.are_all_axes_manual)
 
 
 def _direct(images: Array, kernel: Array, padding="SAME") -> Array:

@@ -1,17 +1,24 @@
-"""Arrays that vary over devices alike, where `jax.shard_map` keeps account of that."""
+"""How devices share the work: whether XLA splits it, and what `jax.shard_map` keeps account of."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+def is_split() -> bool:
+    """Whether XLA splits the work as a mesh of the context says (`jax.set_mesh`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not (mesh.empty or mesh.are_all_axes_manual)
+
+
 def alike(*arrays: Array | None) -> list[Array | None]:
-    """The arrays, those with gradients as varying over devices as any of them, for shard_map.
+    """The arrays, those with gradients as varying over devices as any of them, for `jax.shard_map`.
 
     It would miss the sum over devices in the gradient of one that is the same on all.
     """
