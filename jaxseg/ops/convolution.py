@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import jax
@@ -153,31 +153,35 @@ def _forward(images, kernel):
 
 def _backward(residuals, gradient):
     images, kernel = residuals
-    of_images = _tiled(gradient, kernel[::-1, ::-1], "abnhwo,abio->abnhwi")
+    # By the kernel from its end, h, g, f. In tiles that is the same but for far, whose numbers
+    # change places: so do those of the gradient here, and then those of the products.
+    of_images = _tiled(gradient, kernel, "abnhwo,abio->abnhwi", slice(None, None, -1))
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
         transposed = jax.linear_transpose(lambda kernel: _in_bands(images, kernel), kernel)
         return of_images, *transposed(gradient)
-    # Each channel as an image: so pixels come last, as a product takes them from its first factor.
-    # XLA would otherwise transpose four times as many numbers, which takes longer than the product.
-    batch, height, width, channels = images.shape
-    images = images.transpose(3, 0, 1, 2).reshape(channels * batch, height, width, 1)
     images = _in_both(_near, _far, _padded(images), 1, 3)
     gradient = _in_both(_near_of_gradient, _far_of_gradient, _padded(gradient), 1, 3)
-    images = [x.reshape(2, 2, channels, -1) for x in images]
-    gradient = [x.reshape(2, 2, -1, x.shape[-1]) for x in gradient]
-    near, far = _from_columns(_numbers, _products("abip,abpo->abio", images, gradient))
+    images, gradient = map(_pixels_last, images), map(_pixels_first, gradient)
+    found = [x.swapaxes(0, 1) for x in _products("baip,bapo->baio", images, gradient)]
+    near, far = _from_columns(_numbers, found)
     return of_images, _numbers(near.swapaxes(0, 1), far.swapaxes(0, 1))
 
 
 _winograd.defvjp(_forward, _backward)
 
 
-def _tiled(images: Array, kernel: Array, products: str) -> Array:
+def _tiled(images: Array, kernel: Array, products: str, order: slice = slice(None)) -> Array:
+    def far_of_images(x, axis):
+        return _far(x, axis)[order]
+
+    def pixels(near, far):
+        return _pixels(near, far[order])
+
     batch, height, width, _ = images.shape
-    images = _in_both(_near, _far, _padded(images), 1, 3)
+    images = _in_both(_near, far_of_images, _padded(images), 1, 3)
     kernel = _in_both(_near_of_kernel, _far_of_kernel, kernel, 0, 1)
-    columns = zip(*_from_columns(_pixels, _products(products, images, kernel)), strict=True)
-    columns = [_pixels(near, far).transpose(1, 2, 0, 3, 4) for near, far in columns]
+    columns = zip(*_from_columns(pixels, _products(products, images, kernel)), strict=True)
+    columns = [pixels(near, far).transpose(1, 2, 0, 3, 4) for near, far in columns]
     # XLA fuses any other operation into all that uses it, and computes it again in each; but not a
     # concatenation along the last axis.
     return jnp.concatenate(columns, -1).reshape(batch, height, width, -1)
@@ -198,7 +202,21 @@ def _in_both(near: Callable, far: Callable, x: Array, rows: int, columns: int) -
     return [of_columns(x, columns) for x in of_rows for of_columns in (near, far)]
 
 
-def _products(what: str, x: list[Array], y: list[Array]) -> list[Array]:
+def _pixels_last(x: Array) -> Array:
+    """As a product takes them from its first factor, with axes for rows and columns.
+
+    XLA transposes the concatenation as it is. It would else transpose where it computes the
+    numbers, which is slow.
+    """
+    x = jnp.concatenate([*x], -1)
+    return x.reshape(2, -1, x.shape[-1]).swapaxes(1, 2).reshape(2, 2, x.shape[-1] // 2, -1)
+
+
+def _pixels_first(x: Array) -> Array:
+    return x.swapaxes(0, 1).reshape(2, 2, -1, x.shape[-1])
+
+
+def _products(what: str, x: Iterable[Array], y: Iterable[Array]) -> list[Array]:
     return [jnp.einsum(what, *both) for both in zip(x, y, strict=True)]
 
 
