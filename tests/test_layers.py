@@ -1,5 +1,6 @@
 """Pooling, dense layers and rectified normalisation of models, with their derivatives."""
 
+import contextlib
 import re
 
 import chex
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 from jaxseg import ops
-from jaxseg.models.unet import BatchNorm, Block
+from jaxseg.models.unet import BatchNorm, Block, UNet
 
 
 def normal(seed, *shape, dtype=np.float64):
@@ -122,9 +124,9 @@ def test_what_is_zero_or_below_has_no_gradient():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5), (5,), (0, 3, 5)])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5), (5,), (0, 3, 5), (2, 3, 0)])
 def test_dense_is_a_product_with_all_derivatives(shape):
-    args = normal(0, *shape), normal(1, 5, 3)
+    args = normal(0, *shape), normal(1, shape[-1], 3)
     expected = derivatives(lambda x, kernel: jnp.tensordot(x, kernel, 1), *args)
     assert_same(derivatives(ops.dense, *args), expected, rtol=1e-12, atol=1e-12)
 
@@ -142,16 +144,37 @@ def test_dense_transposes_no_gradient_on_a_cpu():
     assert transposes(ops.dense) == 0
 
 
-def test_dense_leaves_pixels_as_xla_splits_them():
-    """By a mesh of the context: devices send each other nothing."""
-    mesh = jax.make_mesh((2,), ("devices",), devices=jax.devices()[:2])
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "devices"))
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_dense_leaves_pixels_as_xla_splits_them(kind, context):
+    """As they lie, or as a mesh of the context says: devices gather nothing."""
+    mesh = jax.make_mesh((2,), ("devices",), (kind,), devices=jax.devices()[:2])
     x, kernel = normal(0, 2, 4, 6, 5, dtype=np.float32), normal(1, 5, 3, dtype=np.float32)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        compiled = jax.jit(ops.dense).lower(jax.device_put(x, rows), kernel).compile()
+    expected = np.tensordot(x, kernel, 1)
+    rows = jax.sharding.PartitionSpec(None, "devices")
+    x = jax.device_put(x, jax.sharding.NamedSharding(mesh, rows))
+
+    def run(x, kernel):
+        y, transposed = jax.vjp(ops.dense, x, kernel)
+        return y, *(transposed(y) if kind == AxisType.Auto else ())
+
+    # Gradients have shardings of their own where those are explicit.
+    with jax.set_mesh(mesh) if context else contextlib.nullcontext():
+        compiled = jax.jit(run).lower(x, kernel).compile()
     assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
-    found = compiled(jax.device_put(x, rows), kernel)
-    np.testing.assert_allclose(found, np.tensordot(x, kernel, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(compiled(x, kernel)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_unet_has_dense_layers_of_ours(monkeypatch):
+    """Those of upsampling and of logits; and a layer with options that they have not is a line."""
+    calls = []
+    monkeypatch.setattr(ops, "dense", lambda x, kernel: calls.append(x.shape) or x @ kernel)
+    model = UNet(3, 2, widths=(4, 8), rngs=nnx.Rngs(0))
+    model(jnp.zeros((1, 8, 8, 3)), train=False)
+    assert calls == [(1, 4, 4, 8), (1, 8, 8, 4)]
+    model.head.precision = "highest"
+    with pytest.raises(ValueError, match=r"^layers contract channels alone, and have no options$"):
+        model(jnp.zeros((1, 8, 8, 3)), train=False)
 
 
 def drawn(layer):

@@ -177,10 +177,6 @@ class Block(nnx.Module):
             setattr(self, f"conv{i}", conv)
             if norm == "batch":
                 layer = BatchNorm(width, momentum=0.9, axis_name=axis_name, **options)
-                # flax keeps statistics in float32 even where the parameters are float64.
-                statistics = jnp.promote_types(param_dtype, jnp.float32)
-                layer.mean = nnx.BatchStat(jnp.zeros(width, statistics))
-                layer.var = nnx.BatchStat(jnp.ones(width, statistics))
             else:
                 groups = max(g for g in range(1, min(8, width) + 1) if width % g == 0)
                 layer = nnx.GroupNorm(width, num_groups=groups, **options)
@@ -202,6 +198,13 @@ class Block(nnx.Module):
 
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation in float32 at least, whose answer alone is rounded to `dtype`."""
+
+    def __init__(self, width, *, param_dtype=jnp.float32, **options):
+        super().__init__(width, param_dtype=param_dtype, **options)
+        # flax keeps statistics in float32 even where the parameters are float64.
+        statistics = jnp.promote_types(param_dtype, jnp.float32)
+        self.mean = nnx.BatchStat(jnp.zeros(width, statistics))
+        self.var = nnx.BatchStat(jnp.ones(width, statistics))
 
     def rectified(self, x):
         """ReLU of it by the moments of the batch, of which the running ones take account."""

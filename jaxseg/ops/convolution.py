@@ -154,7 +154,8 @@ def _forward(images, kernel):
 def _backward(residuals, gradient):
     images, kernel = residuals
     # By the kernel from its end, h, g, f. In tiles that is the same but for far, whose numbers
-    # change places: so do those of the gradient here, and then those of the products.
+    # change places: so do those of the gradient here, and then those of the products. As it stands,
+    # XLA makes its tiles once for both.
     of_images = _tiled(gradient, kernel, "abnhwo,abio->abnhwi", slice(None, None, -1))
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
         transposed = jax.linear_transpose(lambda kernel: _in_bands(images, kernel), kernel)

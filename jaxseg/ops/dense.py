@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -18,9 +19,10 @@ def dense(
 ) -> Float[Array, "*pixels after"]:
     """The product of each pixel's channels with a kernel.
 
-    On a CPU with all pixels along one axis: for the gradient of the kernel XLA would otherwise
-    transpose that of the answer first, which takes longer than the product. Not where XLA splits
-    the work as a mesh of the context says, as it can't split that axis as it did those of pixels.
+    Where JAX runs on a CPU with all pixels along one axis: for the gradient of the kernel XLA would
+    otherwise transpose that of the answer first, which takes longer than the product. Not where XLA
+    splits the work, as x lies or a mesh of the context says: it can't split that axis as it did
+    those of pixels.
 
     >>> import jax.numpy as jnp
     >>> dense(jnp.ones((1, 2, 3)), jnp.array([[1.0, 0.0], [2.0, 0.0], [4.0, 8.0]])).tolist()
@@ -32,6 +34,7 @@ def dense(
             f"x is {list(x.shape)} and the kernel is {list(kernel.shape)}, but must be "
             "[..., before] and [before, after]"
         )
-    if jax.default_backend() != "cpu" or is_split():
+    if jax.default_backend() != "cpu" or is_split(x):
         return x @ kernel
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+    *pixels, before = x.shape
+    return (x.reshape(math.prod(pixels), before) @ kernel).reshape(*pixels, kernel.shape[1])

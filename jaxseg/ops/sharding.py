@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-def is_split() -> bool:
-    """Whether XLA splits the work as a mesh of the context says (`jax.set_mesh`)."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not (mesh.empty or mesh.are_all_axes_manual)
+def is_split(*arrays: Array) -> bool:
+    """Whether XLA splits the work: as a mesh of the context says (`jax.set_mesh`) or arrays lie."""
+    found = jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)
+    return not all(mesh.empty or mesh.are_all_axes_manual for mesh in found)
 
 
 def alike(*arrays: Array | None) -> list[Array | None]:
