@@ -163,8 +163,8 @@ def test_kernels_of_a_plan(turns):
     pixels = 2 * 8 * 8
     read, written, kernel = pixels * 4 * 4, pixels * 16 * 2, 16 * 9 * 4
     assert planned.kernels(PLAN) == [
-        ("cudnn-conv.2", read + kernel * 4 + written, 2 * pixels * kernel, True),
-        ("some_fusion", written + written + 16, 0, False),
+        ("cudnn-conv.2", read + kernel * 4 + written, 2 * pixels * kernel),
+        ("some_fusion", written + written + 16, 0),
     ]
 
 
