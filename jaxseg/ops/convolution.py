@@ -163,8 +163,7 @@ def _backward(residuals, gradient):
     images = _in_both(_near, _far, _padded(images), 1, 3)
     gradient = _in_both(_near_of_gradient, _far_of_gradient, _padded(gradient), 1, 3)
     images, gradient = map(_pixels_last, images), map(_pixels_first, gradient)
-    found = [x.swapaxes(0, 1) for x in _products("baip,bapo->baio", images, gradient)]
-    near, far = _from_columns(_numbers, found)
+    near, far = _from_columns(_numbers, _products("baip,bapo->abio", images, gradient))
     return of_images, _numbers(near.swapaxes(0, 1), far.swapaxes(0, 1))
 
 
