@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 # pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
 # which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
-# The bytes of a gradient that a core's cache holds beside the images, and the bands at least, for
+# The bytes of a gradient that a core's cache holds beside the images, and the pieces at least, for
 # which it is worth it, and at most, as each is compiled. Measured on two cores of an Intel Xeon.
 _CACHED, _FEW, _MANY = 2**19, 4, 16
 
@@ -39,7 +40,7 @@ def convolve(
       number becomes NaN. For gradients the images are kept, and transformed again. There is no
       forward mode, but forward over reverse mode;
     - the gradient of a kernel with fewer than 128 channels before or after, of large images in
-      float32, as a sum of those of bands of rows, which stay in the cache;
+      float32, as a sum of those of pieces, an image's bands of rows, which stay in the cache;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -90,16 +91,22 @@ def _of_images(images: Array, kernel: Array) -> Callable:
     even = height % 2 == width % 2 == 0
     if pays and even and images.dtype == kernel.dtype == jnp.float32:
         return _in_tiles
-    return _directly if _bands(images, kernel) > 1 else _direct
+    return _direct if _pieces(images, kernel) == (1, 1) else _directly
 
 
-def _bands(images: Array, kernel: Array) -> int:
-    """Those that the gradient of the kernel is best computed in, of four rows at least."""
+def _pieces(images: Array, kernel: Array) -> tuple[int, int]:
+    """The groups of images, and bands of rows, that the kernel's gradient is best computed in.
+
+    A group is an image, where they are not too many: XLA takes the images of a group for channels,
+    by which each step of its innermost sums is longer than with one.
+    """
     batch, height, width, before = images.shape
     after = kernel.shape[-1]
-    bands = min(4 * batch * height * width * after // _CACHED, height // 4, _MANY)
-    pays = bands >= _FEW and min(before, after) < _CHANNELS_OF_GRADIENT
-    return bands if pays and images.dtype == kernel.dtype == jnp.float32 else 1
+    pieces = min(4 * batch * height * width * after // _CACHED, _MANY)
+    groups = max(1, min(batch, pieces))
+    bands = min(pieces // groups, height // 4)  # of four rows at least
+    pays = groups * bands >= _FEW and min(before, after) < _CHANNELS_OF_GRADIENT
+    return (groups, bands) if pays and images.dtype == kernel.dtype == jnp.float32 else (1, 1)
 
 
 @jax.custom_jvp
@@ -111,18 +118,24 @@ def _directly(images: Array, kernel: Array) -> Array:
 def _directly_jvp(primals, tangents):
     # The gradients are the transposed of this, and only those of the kernel are in bands.
     (images, kernel), (of_images, of_kernel) = primals, tangents
-    return _directly(images, kernel), _direct(of_images, kernel) + _in_bands(images, of_kernel)
+    return _directly(images, kernel), _direct(of_images, kernel) + _in_pieces(images, of_kernel)
 
 
-def _in_bands(images: Array, kernel: Array) -> Array:
-    height, bands = images.shape[1], _bands(images, kernel)
-    found = []
-    for i in range(bands):
+def _in_pieces(images: Array, kernel: Array) -> Array:
+    (batch, height), (groups, bands) = images.shape[:2], _pieces(images, kernel)
+
+    def convolved(group, i):
         begin, end = i * height // bands - 1, (i + 1) * height // bands + 1  # with a row around
         above, below = max(0, -begin), max(0, end - height)
-        rows = images[:, begin + above : end - below]
-        found.append(_direct(rows, kernel, ((above, below), (1, 1))))
-    return jnp.concatenate(found, 1)
+        rows = group[:, begin + above : end - below]
+        return _direct(rows, kernel, ((above, below), (1, 1)))
+
+    ends = [i * batch // groups for i in range(groups + 1)]
+    found = [
+        jnp.concatenate([convolved(images[begin:end], i) for i in range(bands)], 1)
+        for begin, end in itertools.pairwise(ends)
+    ]
+    return jnp.concatenate(found)
 
 
 def _in_tiles(images: Array, kernel: Array) -> Array:
@@ -158,7 +171,7 @@ def _backward(residuals, gradient):
     # XLA makes its tiles once for both.
     of_images = _tiled(gradient, kernel, "abnhwo,abio->abnhwi", slice(None, None, -1))
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
-        transposed = jax.linear_transpose(lambda kernel: _in_bands(images, kernel), kernel)
+        transposed = jax.linear_transpose(lambda kernel: _in_pieces(images, kernel), kernel)
         return of_images, *transposed(gradient)
     images = _in_both(_near, _far, _padded(images), 1, 3)
     gradient = _in_both(_near_of_gradient, _far_of_gradient, _padded(gradient), 1, 3)
