@@ -123,24 +123,27 @@ def test_what_is_zero_or_below_has_no_gradient():
     np.testing.assert_allclose(gradient, [[1, 0, 0]] * 2, rtol=1e-4)
 
 
+def product(x, kernel, bias):
+    return jnp.tensordot(x, kernel, 1) + jnp.broadcast_to(bias, (*x.shape[:-1], len(bias)))
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5), (5,), (0, 3, 5), (2, 3, 0)])
 def test_dense_is_a_product_with_all_derivatives(shape):
-    args = normal(0, *shape), normal(1, shape[-1], 3)
-    expected = derivatives(lambda x, kernel: jnp.tensordot(x, kernel, 1), *args)
-    assert_same(derivatives(ops.dense, *args), expected, rtol=1e-12, atol=1e-12)
+    args = normal(0, *shape), normal(1, shape[-1], 3), normal(2, 3)
+    assert_same(derivatives(ops.dense, *args), derivatives(product, *args), rtol=1e-12, atol=1e-12)
 
 
 def test_dense_transposes_no_gradient_on_a_cpu():
     """As XLA does if it is told of several axes of pixels, even though those lie side by side."""
-    shapes = (2, 8, 16, 64), (64, 128), (2, 8, 16, 128)
-    x, kernel, weights = (normal(0, *shape, dtype=np.float32) for shape in shapes)
+    shapes = (2, 8, 16, 64), (64, 128), (128,), (2, 8, 16, 128)
+    *args, weights = (normal(0, *shape, dtype=np.float32) for shape in shapes)
 
     def transposes(function):
-        gradient = jax.jit(lambda x, kernel, y: jax.vjp(function, x, kernel)[1](y)[1])
-        return gradient.lower(x, kernel, weights).compile().as_text().count(" copy(")
+        gradient = jax.jit(lambda y, *args: jax.vjp(function, *args)[1](y)[1:])
+        return gradient.lower(weights, *args).compile().as_text().count(" copy(")
 
-    assert transposes(lambda x, kernel: jnp.tensordot(x, kernel, 1)) > 0
+    assert transposes(product) > 0
     assert transposes(ops.dense) == 0
 
 
@@ -149,32 +152,29 @@ def test_dense_transposes_no_gradient_on_a_cpu():
 def test_dense_leaves_pixels_as_xla_splits_them(kind, context):
     """As they lie, or as a mesh of the context says: devices gather nothing."""
     mesh = jax.make_mesh((2,), ("devices",), (kind,), devices=jax.devices()[:2])
-    x, kernel = normal(0, 2, 4, 6, 5, dtype=np.float32), normal(1, 5, 3, dtype=np.float32)
-    expected = np.tensordot(x, kernel, 1)
+    x, kernel, bias = (normal(0, *s, dtype=np.float32) for s in ((2, 4, 6, 5), (5, 3), (3,)))
+    expected = np.asarray(product(x, kernel, bias))
     rows = jax.sharding.PartitionSpec(None, "devices")
     x = jax.device_put(x, jax.sharding.NamedSharding(mesh, rows))
 
-    def run(x, kernel):
-        y, transposed = jax.vjp(ops.dense, x, kernel)
+    def run(x, *others):
+        y, transposed = jax.vjp(ops.dense, x, *others)
         return y, *(transposed(y) if kind == AxisType.Auto else ())
 
     # Gradients have shardings of their own where those are explicit.
     with jax.set_mesh(mesh) if context else contextlib.nullcontext():
-        compiled = jax.jit(run).lower(x, kernel).compile()
+        compiled = jax.jit(run).lower(x, kernel, bias).compile()
     assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
-    np.testing.assert_allclose(compiled(x, kernel)[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(compiled(x, kernel, bias)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_unet_has_dense_layers_of_ours(monkeypatch):
-    """Those of upsampling and of logits; and a layer with options that they have not is a line."""
-    calls = []
-    monkeypatch.setattr(ops, "dense", lambda x, kernel: calls.append(x.shape) or x @ kernel)
+    """Those of upsampling and of logits."""
+    calls, dense = [], ops.dense
+    monkeypatch.setattr(ops, "dense", lambda x, *others: calls.append(x.shape) or dense(x, *others))
     model = UNet(3, 2, widths=(4, 8), rngs=nnx.Rngs(0))
     model(jnp.zeros((1, 8, 8, 3)), train=False)
     assert calls == [(1, 4, 4, 8), (1, 8, 8, 4)]
-    model.head.precision = "highest"
-    with pytest.raises(ValueError, match=r"^layers contract channels alone, and have no options$"):
-        model(jnp.zeros((1, 8, 8, 3)), train=False)
 
 
 def drawn(layer):
@@ -289,8 +289,16 @@ def test_other_channels_are_a_line(shape, channels):
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel"), [((2, 4, 5), (4, 5)), ((5,), (5,)), ((), (1, 1)), ((5,), (1, 5, 3))]
+    ("shape", "kernel", "bias"),
+    [
+        ((2, 4, 5), (4, 5), (5,)),
+        ((5,), (5,), ()),
+        ((), (1, 1), (1,)),
+        ((5,), (1, 5, 3), (3,)),
+        ((2, 5), (5, 3), (1, 3)),
+        ((2, 5), (5, 3), (1,)),
+    ],
 )
-def test_a_kernel_that_does_not_fit_is_a_line(shape, kernel):
-    with pytest.raises(ValueError, match=r"^x is \[.*\] and the kernel is \[.*\], but must be"):
-        ops.dense(np.zeros(shape), np.zeros(kernel))
+def test_a_kernel_or_bias_that_does_not_fit_is_a_line(shape, kernel, bias):
+    with pytest.raises(ValueError, match=r"^x is \[.*\], the kernel is \[.*\] and the bias is"):
+        ops.dense(np.zeros(shape), np.zeros(kernel), np.zeros(bias))

@@ -95,10 +95,9 @@ class UNet(nnx.Module):
             setattr(self, f"up{level}", Up(below, width, **spatial))
             setattr(self, f"decode{level}", Block(2 * width, width, **block))
         self.dropout = nnx.Dropout(dropout)
-        dense = {"dot_general": _dense, **options}
-        self.head = nnx.Linear(widths[0], num_classes, **dense)
+        self.head = Dense(widths[0], num_classes, **options)
         for level in range(1, resolutions):
-            setattr(self, f"head{level}", nnx.Linear(widths[level], num_classes, **dense))
+            setattr(self, f"head{level}", Dense(widths[level], num_classes, **options))
 
     def __call__(
         self,
@@ -232,6 +231,14 @@ class BatchNorm(nnx.BatchNorm):
         return tuple(x.astype(self.dtype) for x in found)
 
 
+class Dense(nnx.Linear):
+    """A product of the channels of each pixel, by `ops.dense`."""
+
+    def __call__(self, x):
+        arrays = x, self.kernel[...], self.bias[...]
+        return ops.dense(*self.promote_dtype(arrays, dtype=self.dtype))
+
+
 class Up(nnx.Module):
     """Doubles each side: a dense layer to the channels of all pixels of a cell, and their shuffle.
 
@@ -240,7 +247,7 @@ class Up(nnx.Module):
 
     def __init__(self, before: int, width: int, *, spatial_rank, dtype, param_dtype, rngs):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.dense = nnx.Linear(before, 2**spatial_rank * width, dot_general=_dense, **options)
+        self.dense = Dense(before, 2**spatial_rank * width, **options)
 
     def __call__(self, x):
         x = self.dense(x)
@@ -259,10 +266,3 @@ def _convolve(images, kernel, strides, padding, **options):
     if not plain or options["feature_group_count"] != 1:
         raise ValueError("layers have strides and dilations of 1, SAME padding and one group")
     return ops.convolve(images, kernel)
-
-
-def _dense(x, kernel, dimensions, **options):
-    """`ops.dense` as `nnx.Linear` calls it."""
-    if dimensions != (((x.ndim - 1,), (0,)), ((), ())) or any(options.values()):
-        raise ValueError("layers contract channels alone, and have no options")
-    return ops.dense(x, kernel)
