@@ -56,10 +56,11 @@ def _normalize_relu_jvp(epsilon, primals, tangents):
     inverse = lax.rsqrt(var + epsilon)
     factor = scale * inverse
     of_factor = inverse * of_scale - factor * inverse**2 / 2 * of_var
-    shift = of_bias - factor * of_mean
-    centred, factor = x - _wide(mean, x), _wide(factor, x)
-    found = centred * factor + _wide(bias, x)
-    of_found = factor * of_x + centred * _wide(of_factor, x) + _wide(shift, x)
+    shift = of_bias - factor * of_mean - mean * of_factor
+    factor = _wide(factor, x)
+    found = (x - _wide(mean, x)) * factor + _wide(bias, x)
+    # By x, which is there for the moments, rather than what is left of it without its mean.
+    of_found = factor * of_x + x * _wide(of_factor, x) + _wide(shift, x)
     return jax.nn.relu(found), jnp.where(found > 0, of_found, 0)
 
 
