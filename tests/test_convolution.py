@@ -1,6 +1,7 @@
 """The convolution of models: that of lax, with its derivatives, in whichever way it is computed."""
 
 import math
+import re
 
 import chex
 import jax
@@ -217,25 +218,27 @@ def test_it_can_be_mapped_with_its_gradients(in_axes):
 
 
 @pytest.mark.parametrize(
-    ("shape", "after", "pieces"),
+    ("shape", "after", "groups", "bands"),
     [
-        ((2, 64, 64, 8), 64, 4),
-        ((1, 101, 130, 16), 48, 4),
-        ((2, 64, 64, 64), 64, 4),
-        ((3, 64, 64, 8), 64, 6),
-        ((5, 64, 64, 8), 64, 10),
-        ((21, 32, 32, 8), 64, 10),
-        ((40, 32, 32, 8), 64, 16),
-        ((1, 17, 2048, 8), 32, 4),
-        ((1, 15, 4096, 8), 32, 1),
-        ((2, 63, 63, 128), 128, 1),
-        ((1, 512, 512, 2), 32, 16),
-        ((1, 2, 64, 64, 16), 64, 4),
-        ((1, 8, 64, 64, 4), 64, 16),
-        ((2, 63, 64, 8), 64, 1),
+        ((2, 64, 64, 8), 64, 2, 2),
+        ((1, 101, 130, 16), 48, 1, 4),
+        ((2, 101, 130, 16), 48, 2, 4),
+        ((2, 64, 64, 64), 64, 2, 2),
+        ((3, 64, 64, 8), 64, 3, 2),
+        ((3, 56, 56, 32), 64, 3, 1),
+        ((5, 64, 64, 8), 64, 5, 2),
+        ((21, 32, 32, 8), 64, 10, 1),
+        ((40, 32, 32, 8), 64, 16, 1),
+        ((1, 17, 2048, 8), 32, 1, 4),
+        ((4, 3, 2048, 8), 32, 4, 1),
+        ((2, 63, 63, 128), 128, 1, 1),
+        ((1, 512, 512, 2), 32, 1, 16),
+        ((1, 2, 64, 64, 16), 64, 2, 2),
+        ((1, 8, 64, 64, 4), 64, 8, 2),
+        ((2, 63, 64, 8), 64, 1, 1),
     ],
 )
-def test_gradients_of_kernels_are_sums_of_those_of_pieces(shape, after, pieces):
+def test_gradients_of_kernels_are_sums_of_those_of_pieces(shape, after, groups, bands):
     """Of large images, odd ones, too, and slices of volumes. Of integers nothing is rounded."""
     draw = np.random.default_rng(0)
     images, gradient, kernel = (
@@ -248,9 +251,29 @@ def test_gradients_of_kernels_are_sums_of_those_of_pieces(shape, after, pieces):
 
     program = jax.jit(of_kernel)
     text = program.trace(images, kernel, gradient).lower().as_text()
-    assert text.count("stablehlo.convolution") == pieces
+    # The images of a piece, whose channels come first, and its rows with those around.
+    operands = re.findall(r"stablehlo.convolution.*: \(tensor<(\d+)x(\d+)x\d+x\d+xf32>", text)
+    assert len(operands) == groups * bands
+    slices = math.prod(shape[:-3])
+    if groups * bands > 1:
+        sizes = {int(n) for n, _ in operands}
+        assert sizes <= {slices // groups, -(-slices // groups)}
+        assert max(int(rows) for _, rows in operands) <= -(-shape[-3] // bands) + 2
     (expected,) = jax.vjp(lambda kernel: by_lax(images, kernel), kernel)[1](gradient)
     np.testing.assert_array_equal(program(images, kernel, gradient)[0], expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_images_that_lie_on_several_devices_are_in_no_pieces(kind):
+    """Without a mesh of the context, too: devices would exchange what they slice."""
+    mesh = jax.make_mesh((2,), ("devices",), (kind,), devices=jax.devices()[:2])
+    images, kernel = pair((4, 64, 64, 8), 64)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    split = jax.device_put(images, rows)
+    direction = jax.jit(lambda x, k: jax.jvp(lambda k: ops.convolve(x, k), (k,), (k,))[1])
+    compiled = direction.lower(split, kernel).compile()
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
+    np.testing.assert_allclose(compiled(split, kernel), by_lax(images, kernel), atol=1e-4)
 
 
 def test_pieces_have_forward_mode_and_second_derivatives():

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from jaxseg import ops
-from jaxseg.models.unet import BatchNorm, Block, UNet
+from jaxseg.models.unet import BatchNorm, Block, Dense, UNet
 
 
 def normal(seed, *shape, dtype=np.float64):
@@ -127,6 +127,25 @@ def product(x, kernel, bias):
     return jnp.tensordot(x, kernel, 1) + jnp.broadcast_to(bias, (*x.shape[:-1], len(bias)))
 
 
+@pytest.mark.parametrize(("mean", "digits"), [(0, 1e-6), (10, 1e-5), (100, 1e-4)])
+def test_a_large_mean_costs_gradients_no_more_digits_than_it_says(mean, digits):
+    x = mean + normal(0, 4096, 4, dtype=np.float32)
+    cotangent = normal(1, 4096, 4, dtype=np.float32)
+    wide = np.asarray(x, np.float64)
+    moments = wide.mean(0), wide.var(0)
+
+    def gradients(dtype):
+        args = [jnp.asarray(v, dtype) for v in (x, *moments, np.ones(4), np.full(4, 0.1))]
+        found, transposed = jax.vjp(ops.normalize_relu, *args)
+        return transposed(cotangent.astype(found.dtype))
+
+    found = gradients(jnp.float32)
+    with jax.enable_x64(True):
+        expected = jax.device_get(gradients(jnp.float64))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=digits * np.max(np.abs(b)))
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5), (5,), (0, 3, 5), (2, 3, 0)])
 def test_dense_is_a_product_with_all_derivatives(shape):
@@ -145,6 +164,19 @@ def test_dense_transposes_no_gradient_on_a_cpu():
 
     assert transposes(product) > 0
     assert transposes(ops.dense) == 0
+
+
+def test_the_gradient_of_a_bias_is_a_sum_along_one_axis_on_a_cpu():
+    shapes = (2, 8, 16, 6), (6, 4), (4,), (2, 8, 16, 4)
+    *args, weights = (normal(0, *shape, dtype=np.float32) for shape in shapes)
+
+    def sums(function):
+        gradient = jax.jit(lambda y, *args: jax.vjp(function, *args)[1](y)[2])
+        text = gradient.lower(weights, *args).as_text()
+        return re.findall(r"across dimensions = \[([\d, ]*)\]", text)
+
+    assert set(sums(product)) == {"0, 1, 2"}
+    assert set(sums(ops.dense)) == {"0"}
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -175,6 +207,22 @@ def test_the_unet_has_dense_layers_of_ours(monkeypatch):
     model = UNet(3, 2, widths=(4, 8), rngs=nnx.Rngs(0))
     model(jnp.zeros((1, 8, 8, 3)), train=False)
     assert calls == [(1, 4, 4, 8), (1, 8, 8, 4)]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_the_dense_layer_is_that_of_flax(dtype, param_dtype):
+    options = {"dtype": dtype, "param_dtype": param_dtype}
+    ours, flax = (kind(5, 3, **options, rngs=nnx.Rngs(0)) for kind in (Dense, nnx.Linear))
+    chex.assert_trees_all_equal(*map(nnx.state, (ours, flax)))
+    for x in (normal(0, 2, 4, 6, 5), normal(0, 2, 4, 6, 5, dtype=np.float32)):
+        found, expected = ours(x), flax(x)
+        assert found.dtype == expected.dtype
+        rtol = 1e-2 if dtype == jnp.bfloat16 else 1e-5
+        np.testing.assert_allclose(
+            found.astype(np.float64), expected.astype(np.float64), rtol=rtol, atol=rtol
+        )
 
 
 def drawn(layer):

@@ -232,7 +232,10 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class Dense(nnx.Linear):
-    """A product of the channels of each pixel, by `ops.dense`."""
+    """The product of each pixel's channels with a kernel, and a bias, by `ops.dense`."""
+
+    def __init__(self, before: int, after: int, *, dtype, param_dtype, rngs):
+        super().__init__(before, after, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(self, x):
         arrays = x, self.kernel[...], self.bias[...]

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 # pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
 # which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
-# The bytes of a gradient that a core's cache holds beside the images, and the pieces at least, for
-# which it is worth it, and at most, as each is compiled. Measured on two cores of an Intel Xeon.
+# The bytes of a gradient that a core's cache holds beside the images, and the pieces of so many at
+# least, for which it is worth it, and at most, give or take, as each is compiled. Measured on two
+# cores of an Intel Xeon.
 _CACHED, _FEW, _MANY = 2**19, 4, 16
 
 
@@ -40,11 +41,12 @@ def convolve(
       number becomes NaN. For gradients the images are kept, and transformed again. There is no
       forward mode, but forward over reverse mode;
     - the gradient of a kernel with fewer than 128 channels before or after, of large images in
-      float32, as a sum of those of pieces, an image's bands of rows, which stay in the cache;
+      float32, as a sum of those of pieces that stay in the cache: bands of an image's rows, or
+      images;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
-    Not where XLA splits the work as a mesh of the context says (`jax.set_mesh`), outside of
+    Not where XLA splits the work, as the images lie or a mesh of the context says, outside of
     `jax.shard_map`: devices would have to exchange more.
 
     >>> import jax.numpy as jnp
@@ -61,7 +63,7 @@ def convolve(
         )
     on_cpu = _of_images(images, kernel) if rank == 2 else _of_slices
     # With another backend directly, so that there is a forward mode.
-    if on_cpu is _direct or jax.default_backend() != "cpu" or is_split():
+    if on_cpu is _direct or jax.default_backend() != "cpu" or is_split(images):
         return _direct(images, kernel)
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_direct)
 
@@ -103,10 +105,11 @@ def _pieces(images: Array, kernel: Array) -> tuple[int, int]:
     batch, height, width, before = images.shape
     after = kernel.shape[-1]
     pieces = min(4 * batch * height * width * after // _CACHED, _MANY)
-    groups = max(1, min(batch, pieces))
-    bands = min(pieces // groups, height // 4)  # of four rows at least
-    pays = groups * bands >= _FEW and min(before, after) < _CHANNELS_OF_GRADIENT
-    return (groups, bands) if pays and images.dtype == kernel.dtype == jnp.float32 else (1, 1)
+    same = images.dtype == kernel.dtype == jnp.float32
+    if pieces < _FEW or min(before, after) >= _CHANNELS_OF_GRADIENT or not same:
+        return 1, 1
+    groups = min(batch, pieces)
+    return groups, max(1, min(round(pieces / groups), height // 4))  # of four rows at least
 
 
 @jax.custom_jvp
@@ -116,7 +119,7 @@ def _directly(images: Array, kernel: Array) -> Array:
 
 @_directly.defjvp
 def _directly_jvp(primals, tangents):
-    # The gradients are the transposed of this, and only those of the kernel are in bands.
+    # The gradients are the transposed of this, and only those of the kernel are in pieces.
     (images, kernel), (of_images, of_kernel) = primals, tangents
     return _directly(images, kernel), _direct(of_images, kernel) + _in_pieces(images, of_kernel)
 

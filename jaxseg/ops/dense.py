@@ -37,8 +37,12 @@ def dense(
             f"x is {list(x.shape)}, the kernel is {list(kernel.shape)} and the bias is "
             f"{list(bias.shape)}, but must be [..., before], [before, after] and [after]"
         )
+    if jax.default_backend() != "cpu" or is_split(x):
+        return _added(x @ kernel, bias)
     *pixels, before = x.shape
-    if jax.default_backend() == "cpu" and not is_split(x):
-        x = x.reshape(math.prod(pixels), before)
-    found = x @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
-    return found.reshape(*pixels, len(bias))
+    found = x.reshape(math.prod(pixels), before) @ kernel
+    return _added(found, bias).reshape(*pixels, len(bias))
+
+
+def _added(x: Array, bias: Array) -> Array:
+    return x + jnp.expand_dims(bias, range(x.ndim - 1))

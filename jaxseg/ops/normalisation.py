@@ -25,7 +25,9 @@ def normalize_relu(
 
     That is batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) and ReLU, where the
     moments are those of the batch, or running means of them. Its gradient has two sums over the
-    pixels, which is all that is to be known of them for those of the moments, scale and bias.
+    pixels, which is all that is to be known of them for those of the moments, scale and bias. They
+    are of x as it comes, so that it needs no copy without the mean; a mean of many deviations costs
+    digits of the gradients of var and scale, in float32 about 2e-7 of them for each deviation.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[1.0, 2.0], [3.0, 2.0]])
@@ -57,10 +59,8 @@ def _normalize_relu_jvp(epsilon, primals, tangents):
     factor = scale * inverse
     of_factor = inverse * of_scale - factor * inverse**2 / 2 * of_var
     shift = of_bias - factor * of_mean - mean * of_factor
-    factor = _wide(factor, x)
-    found = (x - _wide(mean, x)) * factor + _wide(bias, x)
-    # By x, which is there for the moments, rather than what is left of it without its mean.
-    of_found = factor * of_x + x * _wide(of_factor, x) + _wide(shift, x)
+    found = (x - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x)
+    of_found = _wide(factor, x) * of_x + x * _wide(of_factor, x) + _wide(shift, x)
     return jax.nn.relu(found), jnp.where(found > 0, of_found, 0)
 
 
