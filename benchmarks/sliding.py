@@ -115,7 +115,8 @@ def main() -> None:
                 found, *measured = timed(call)
                 turns[who].append(measured)
                 expected = found if expected is None else expected
-                np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+                bound = 1e-3 if jax.default_backend() == "cpu" else 5e-2  # GPUs round to TF32
+                np.testing.assert_allclose(found, expected, rtol=bound, atol=bound)
                 del found
         for who, measured in turns.items():
             seconds, megabytes = zip(*measured, strict=True)
