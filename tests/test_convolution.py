@@ -230,6 +230,7 @@ def test_it_can_be_mapped_with_its_gradients(in_axes):
         ((21, 32, 32, 8), 64, 10, 1),
         ((40, 32, 32, 8), 64, 16, 1),
         ((1, 17, 2048, 8), 32, 1, 4),
+        ((1, 15, 4096, 8), 32, 1, 3),
         ((4, 3, 2048, 8), 32, 4, 1),
         ((2, 63, 63, 128), 128, 1, 1),
         ((1, 512, 512, 2), 32, 1, 16),
@@ -251,7 +252,7 @@ def test_gradients_of_kernels_are_sums_of_those_of_pieces(shape, after, groups, 
 
     program = jax.jit(of_kernel)
     text = program.trace(images, kernel, gradient).lower().as_text()
-    # The images of a piece, whose channels come first, and its rows with those around.
+    # The images of a piece, and its rows with those around.
     operands = re.findall(r"stablehlo.convolution.*: \(tensor<(\d+)x(\d+)x\d+x\d+xf32>", text)
     assert len(operands) == groups * bands
     slices = math.prod(shape[:-3])
