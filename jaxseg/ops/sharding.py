@@ -6,15 +6,28 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
 def is_split(*arrays: Array) -> bool:
-    """Whether XLA splits the work: as a mesh of the context says (`jax.set_mesh`) or arrays lie."""
+    """Whether XLA splits the work: as a mesh of the context says (`jax.set_mesh`) or arrays lie.
+
+    Not by axes that have a name here, as in `jax.pmap` or `jax.shard_map`.
+    """
     found = jax.sharding.get_abstract_mesh(), *(jax.typeof(x).sharding.mesh for x in arrays)
-    return not all(mesh.empty or mesh.are_all_axes_manual for mesh in found)
+    # Rather than by their types, which jax 0.7 does not change in `jax.pmap`.
+    return not all(_is_bound(name) for mesh in found for name in mesh.axis_names)
+
+
+def _is_bound(name: str) -> bool:
+    try:
+        lax.axis_size(name)
+    except NameError:
+        return False
+    return True
 
 
 def alike(*arrays: Array | None) -> list[Array | None]:
