@@ -7,6 +7,7 @@ One of them changes at a time. README.md says what the columns mean.
 
 import argparse
 import json
+import pathlib
 
 import machine
 import turns
@@ -25,9 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=pathlib.Path, help="results/growth-<device>.json")
     args = parser.parse_args()
     base = Problem("training", 4, 128, 3, [32, 64, 128, 256, 512], "float32", args.device)
     names = [OURS, ONE] if args.device == "cpu" else [OURS]
+    output = args.output or turns.RESULTS / f"growth-{args.device}.json"
     report = {**machine.facts(("jaxseg", "jax", "jaxlib", "flax")), **base._asdict()}
     report |= {"repeats": args.repeats, "rows": []}
     print(f"{report['machine']}, load {report['load'][0]:.1f}")
@@ -45,7 +48,6 @@ def main() -> None:
                 f"{row['megabytes']:.0f}",
             )
             print(f"| {' | '.join(cells)} |", flush=True)
-        output = turns.RESULTS / f"growth-{args.device}.json"
         output.write_text(json.dumps(report, indent=1) + "\n")
 
 

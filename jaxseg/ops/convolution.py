@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 # which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
 # The bytes of a gradient that a core's cache holds beside the images, and the pieces of so many at
-# least, for which it is worth it, and at most, give or take, as each is compiled. Measured on two
-# cores of an Intel Xeon.
-_CACHED, _FEW, _MANY = 2**19, 4, 16
+# least, for which it is worth it, and at most, give or take, as each is compiled; and the channels
+# from which on a piece is of one image. Measured on two cores of an Intel Xeon.
+_CACHED, _FEW, _MANY, _CHANNELS_OF_IMAGE = 2**19, 4, 16, 32
 
 
 def convolve(
@@ -38,11 +39,10 @@ def convolve(
     - images of even sides, with 64 channels or more before and after and 128 pixels in a batch, in
       float32: by F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308; Winograd 1980, Arithmetic
       Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
-      number becomes NaN. For gradients the images are kept, and transformed again. There is no
-      forward mode, but forward over reverse mode;
+      number becomes NaN. For gradients the images are kept, and transformed again;
     - the gradient of a kernel with fewer than 128 channels before or after, of large images in
       float32, as a sum of those of pieces that stay in the cache: bands of an image's rows, or
-      images;
+      images. Both have no forward mode, but forward over reverse mode;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -100,45 +100,63 @@ def _pieces(images: Array, kernel: Array) -> tuple[int, int]:
     """The groups of images, and bands of rows, that the kernel's gradient is best computed in.
 
     A group is an image, where they are not too many: XLA takes the images of a group for channels,
-    by which each step of its innermost sums is longer than with one.
+    by which each step of its innermost sums is longer than with one. But of few channels it needs
+    all of them.
     """
     batch, height, width, before = images.shape
-    after = kernel.shape[-1]
-    pieces = min(4 * batch * height * width * after // _CACHED, _MANY)
+    few, many = sorted([before, kernel.shape[-1]])
+    pieces = min(4 * batch * height * width * many // _CACHED, _MANY)
     same = images.dtype == kernel.dtype == jnp.float32
-    if pieces < _FEW or min(before, after) >= _CHANNELS_OF_GRADIENT or not same:
+    if pieces < _FEW or few >= _CHANNELS_OF_GRADIENT or not same:
         return 1, 1
-    groups = min(batch, pieces)
+    groups = min(batch, pieces) if many >= _CHANNELS_OF_IMAGE else 1
     return groups, max(1, min(round(pieces / groups), height // 4))  # of four rows at least
 
 
-@jax.custom_jvp
 def _directly(images: Array, kernel: Array) -> Array:
+    return _convolved(*alike(images, kernel))
+
+
+@jax.custom_vjp
+def _convolved(images: Array, kernel: Array) -> Array:
     return _direct(images, kernel)
 
 
-@_directly.defjvp
-def _directly_jvp(primals, tangents):
-    # The gradients are the transposed of this, and only those of the kernel are in pieces.
-    (images, kernel), (of_images, of_kernel) = primals, tangents
-    return _directly(images, kernel), _direct(of_images, kernel) + _in_pieces(images, of_kernel)
+def _convolved_forward(images, kernel):
+    return _direct(images, kernel), (images, kernel)
 
 
-def _in_pieces(images: Array, kernel: Array) -> Array:
+def _convolved_backward(residuals, gradient):
+    images, kernel = residuals
+    (of_images,) = jax.linear_transpose(lambda images: _direct(images, kernel), images)(gradient)
+    return of_images, _of_kernel(images, kernel, gradient)
+
+
+_convolved.defvjp(_convolved_forward, _convolved_backward)
+
+
+def _of_kernel(images: Array, kernel: Array, gradient: Array) -> Array:
+    """The gradient of a kernel, as a sum of those of pieces.
+
+    What has more channels is told to XLA as the gradient, whose channels are its innermost ones:
+    the kernel from its end has that of the images by the gradient.
+    """
+
+    def turned(kernel):
+        return kernel[::-1, ::-1].swapaxes(2, 3)
+
+    if images.shape[-1] > gradient.shape[-1]:
+        return turned(_of_kernel(gradient, turned(kernel), images))
     (batch, height), (groups, bands) = images.shape[:2], _pieces(images, kernel)
-
-    def convolved(group, i):
-        begin, end = i * height // bands - 1, (i + 1) * height // bands + 1  # with a row around
-        above, below = max(0, -begin), max(0, end - height)
-        rows = group[:, begin + above : end - below]
-        return _direct(rows, kernel, ((above, below), (1, 1)))
-
-    ends = [i * batch // groups for i in range(groups + 1)]
-    found = [
-        jnp.concatenate([convolved(images[begin:end], i) for i in range(bands)], 1)
-        for begin, end in itertools.pairwise(ends)
-    ]
-    return jnp.concatenate(found)
+    found = []
+    for i, j in itertools.product(range(groups), range(bands)):
+        group = slice(i * batch // groups, (i + 1) * batch // groups)
+        begin, end = j * height // bands, (j + 1) * height // bands
+        above, below = max(0, 1 - begin), max(0, end + 1 - height)
+        rows = images[group, begin - 1 + above : end + 1 - below]  # with a row around
+        convolved = partial(_direct, rows, padding=((above, below), (1, 1)))
+        found += jax.linear_transpose(convolved, kernel)(gradient[group, begin:end])
+    return sum(found)
 
 
 def _in_tiles(images: Array, kernel: Array) -> Array:
@@ -174,8 +192,7 @@ def _backward(residuals, gradient):
     # XLA makes its tiles once for both.
     of_images = _tiled(gradient, kernel, "abnhwo,abio->abnhwi", slice(None, None, -1))
     if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
-        transposed = jax.linear_transpose(lambda kernel: _in_pieces(images, kernel), kernel)
-        return of_images, *transposed(gradient)
+        return of_images, _of_kernel(images, kernel, gradient)
     images = _in_both(_near, _far, _padded(images), 1, 3)
     gradient = _in_both(_near_of_gradient, _far_of_gradient, _padded(gradient), 1, 3)
     images, gradient = map(_pixels_last, images), map(_pixels_first, gradient)
