@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 OURS, ONE, EAGER = "jaxseg", "jaxseg-one-device", "torch"
-CHANNELS_LAST, COMPILED = "torch-channels-last", "torch-compile"
+KEPT, CHANNELS_LAST, COMPILED = "torch-keeping-memory", "torch-channels-last", "torch-compile"
 SMP, MONAI = "segmentation-models-pytorch", "monai"
-PYTORCH = (EAGER, CHANNELS_LAST, COMPILED)
+PYTORCH = (EAGER, KEPT, CHANNELS_LAST, COMPILED)
 SAME = (OURS, ONE, *PYTORCH)  # that have one model with the same weights
 NAMES = (*SAME, SMP, MONAI)
 RATE = 1e-3

@@ -3,7 +3,11 @@
 import contextlib
 import importlib
 import json
+import os
 import pathlib
+import platform
+import re
+import subprocess
 import sys
 
 import jax
@@ -69,6 +73,30 @@ def test_rows_are_medians_and_their_ratios(turns, contestants):
     assert {turns.line("4x8", row).count("|") for row in rows} == {columns}
     assert "| 200 | 2.00 | 1.25 | 20 | 12 | 2.0 | 1.5 | 7 | 8 | 40.0% |" in turns.line("4x8", ours)
     assert "skipped: no compiler" in turns.line("4x8", compiled)
+
+
+def test_memory_is_kept_in_the_process_of_one_of_pytorch(turns):
+    """As ours keeps it: what is taken again faults no more."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another allocator")
+    script = """if True:
+        import resource, numpy as np
+        for _ in range(2):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.ones(20_000_000, np.float32)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    for environment, again in ((turns.ENVIRONMENTS["torch-keeping-memory"], False), ({}, True)):
+        command, environment = [sys.executable, "-c", script], os.environ | environment
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert (int(said.stdout.split()[1]) > 100) == again
+
+
+def test_reports_say_which_code_they_are_of(turns):
+    facts = importlib.import_module("machine").facts(["jaxseg"])
+    assert facts["python"] == platform.python_version()
+    if facts["commit"] is None:
+        pytest.skip("no repository")
+    assert re.fullmatch(r"[0-9a-f]{7,}(, changed)?", facts["commit"])
 
 
 LOGITS = {"what": "inference"}

@@ -199,9 +199,11 @@ def test_second_derivatives_are_those_of_lax(shape, after):
     chex.assert_trees_all_close(forward, reverse, rtol=1e-4, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 128), (1, 64, 64, 16)])
 @pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0)])
-def test_it_can_be_mapped_with_its_gradients(in_axes):
-    images, kernel = pair((2, 8, 8, 128), 128)
+def test_it_can_be_mapped_with_its_gradients(in_axes, shape):
+    """In tiles and in pieces; by a kernel for all without convolutions in groups."""
+    images, kernel = pair(shape, 128)
     both = [
         x if axis is None else np.stack([x, 2 * x, -x])
         for x, axis in zip((images, kernel), in_axes, strict=True)
@@ -212,6 +214,9 @@ def test_it_can_be_mapped_with_its_gradients(in_axes):
             found = function(*x)
             return jnp.mean(jnp.sin(found)), found
 
+        text = jax.jit(jax.vmap(function, in_axes)).lower(*both).as_text()
+        groups = set(re.findall(r"feature_group_count = (\d+)", text))
+        assert in_axes != (0, None) or groups <= {"1"}
         return jax.jit(jax.vmap(jax.grad(total, (0, 1), has_aux=True), in_axes))(*both)
 
     for found, expected in zip(
@@ -284,10 +289,36 @@ def test_images_that_lie_on_several_devices_are_in_no_pieces(kind):
     images, kernel = pair((4, 64, 64, 8), 64)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     split = jax.device_put(images, rows)
-    direction = jax.jit(lambda x, k: jax.jvp(lambda k: ops.convolve(x, k), (k,), (k,))[1])
-    compiled = direction.lower(split, kernel).compile()
+
+    def direction(images, kernel):
+        found, transposed = jax.vjp(lambda kernel: ops.convolve(images, kernel), kernel)
+        # lax has no gradients where shardings are explicit.
+        return found if kind == AxisType.Explicit else transposed(found)[0]
+
+    lowered = jax.jit(direction).lower(split, kernel)
+    assert lowered.as_text().count("stablehlo.convolution") == 1 + (kind == AxisType.Auto)
+    compiled = lowered.compile()
     assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
-    np.testing.assert_allclose(compiled(split, kernel), by_lax(images, kernel), atol=1e-4)
+    found = by_lax(images, kernel)
+    if kind == AxisType.Auto:
+        (found,) = jax.vjp(lambda kernel: by_lax(images, kernel), kernel)[1](found)
+    np.testing.assert_allclose(compiled(split, kernel), found, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_mapped_axis_that_is_called_as_one_of_the_mesh_is_none_of_it(kind):
+    """`jax.vmap` leaves the work to XLA, whatever its axis is called."""
+    mesh = jax.make_mesh((2,), ("devices",), (kind,), devices=jax.devices()[:2])
+    images, kernel = pair((2, 8, 8, 64), 64)
+    images = np.stack([images, -images])
+    function = jax.vmap(lambda x: ops.convolve(x, kernel), axis_name="devices")
+    with jax.set_mesh(mesh):
+        split = jax.device_put(
+            images, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+        )
+        text = jax.jit(function).trace(split).lower().as_text()
+    assert text.count("stablehlo.convolution") == 1
+    assert "stablehlo.dot_general" not in text
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 64), (2, 64, 64, 8)])
@@ -308,7 +339,7 @@ def test_of_no_images_there_are_no_answers(shape):
 
 @pytest.mark.parametrize("shared", ["kernel", "images"])
 @pytest.mark.parametrize(
-    ("shape", "after"), [((2, 8, 16, 64), 64), ((2, 8, 16, 128), 128), ((2, 64, 64, 48), 16)]
+    ("shape", "after"), [((2, 8, 16, 64), 64), ((2, 8, 16, 128), 128), ((2, 64, 64, 64), 16)]
 )
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_replicas_get_the_gradients_that_lax_has_there(check_vma, shape, after, shared):
@@ -333,9 +364,13 @@ def test_replicas_get_the_gradients_that_lax_has_there(check_vma, shape, after, 
             out_specs=specs,
             check_vma=check_vma,
         )
-        return jax.jit(mapped)(images, kernel)
+        program = jax.jit(mapped)
+        text = program.lower(images, kernel).as_text()
+        return program(images, kernel), text.count("stablehlo.convolution")
 
-    for found, expected in zip(of(ops.convolve), of(by_lax), strict=True):
+    (ours, mine), (theirs, others) = of(ops.convolve), of(by_lax)
+    assert mine != others  # tiles have fewer and pieces more
+    for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(expected)))
 
 

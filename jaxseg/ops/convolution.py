@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 # pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
 # which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
 _CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
-# The bytes of a gradient that a core's cache holds beside the images, and the pieces of so many at
-# least, for which it is worth it, and at most, give or take, as each is compiled; and the channels
-# from which on a piece is of one image. Measured on two cores of an Intel Xeon.
+# The bytes that a core's cache holds of a kernel's gradient's two factors, by the one with more
+# channels; the pieces of so many at least, for which it is worth it, and at most, give or take, as
+# each is compiled; and those channels from which on a piece is of one image, of 16 and 32 that were
+# tried. Measured on two cores of an Intel Xeon.
 _CACHED, _FEW, _MANY, _CHANNELS_OF_IMAGE = 2**19, 4, 16, 32
 
 
@@ -42,7 +43,8 @@ def convolve(
       number becomes NaN. For gradients the images are kept, and transformed again;
     - the gradient of a kernel with fewer than 128 channels before or after, of large images in
       float32, as a sum of those of pieces that stay in the cache: bands of an image's rows, or
-      images. Both have no forward mode, but forward over reverse mode;
+      images. Both have no forward mode, but forward over reverse mode: whether there is one goes by
+      the images, where JAX runs on a CPU;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -139,7 +141,7 @@ def _of_kernel(images: Array, kernel: Array, gradient: Array) -> Array:
     """The gradient of a kernel, as a sum of those of pieces.
 
     What has more channels is told to XLA as the gradient, whose channels are its innermost ones:
-    the kernel from its end has that of the images by the gradient.
+    the kernel from its end has that of the images by the gradient. So is it in one piece, too.
     """
 
     def turned(kernel):
@@ -155,7 +157,8 @@ def _of_kernel(images: Array, kernel: Array, gradient: Array) -> Array:
         above, below = max(0, 1 - begin), max(0, end + 1 - height)
         rows = images[group, begin - 1 + above : end + 1 - below]  # with a row around
         convolved = partial(_direct, rows, padding=((above, below), (1, 1)))
-        found += jax.linear_transpose(convolved, kernel)(gradient[group, begin:end])
+        (piece,) = jax.linear_transpose(convolved, kernel)(gradient[group, begin:end])
+        found.append(piece)
     return sum(found)
 
 
