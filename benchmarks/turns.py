@@ -25,7 +25,8 @@ COLUMNS = (
 MEASURED = ("seconds", "megabytes")  # by a turn
 WARM = 3  # turns that do not count: the first are slow, as memory is still being found
 RESULTS = pathlib.Path(__file__).parent / "results"
-# What some have that others have not. The second is as `jaxseg.memory.keep`, by which ours runs.
+# What some have that others have not, on a CPU. The second is as `jaxseg.memory.keep`, which ours
+# calls.
 ENVIRONMENTS = {
     ONE: {"JAX_NUM_CPU_DEVICES": "1"},
     KEPT: {
@@ -164,7 +165,7 @@ def main(what: str, found: str, description: str) -> None:
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for the share of it")
     parser.add_argument("--output", type=pathlib.Path, help=f"results/{what}-<device>.json")
     args = parser.parse_args()
-    names = args.contestants or [x for x in NAMES if args.device == "cpu" or x != ONE]
+    names = args.contestants or [x for x in NAMES if args.device == "cpu" or x not in ENVIRONMENTS]
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such contestants: {', '.join(sorted(unknown))}")
     output = args.output or RESULTS / f"{what}-{args.device}.json"

@@ -25,10 +25,10 @@ class UNet(nnx.Module):
     Each width is a level of two convolutions of side 3, at half the resolution of the one before.
     Images are padded to whole cells of the coarsest level by repeating their border, and the logits
     cropped back, so any size will do. Differs from the paper in what later practice settled on:
-    padded convolutions, normalisation, and upsampling by a dense layer and pixel shuffle, which on
-    a CPU trains a fifth faster than transposed convolutions. That of volumes is the same along
-    three axes (Cicek et al. 2016, arXiv:1606.06650), and halves all of them alike: one of few
-    slices is padded, so it needs few levels.
+    padded convolutions, normalisation, and upsampling by a dense layer and pixel shuffle, which a
+    CPU computes faster than transposed convolutions. That of volumes is the same along three axes
+    (Cicek et al. 2016, arXiv:1606.06650), and halves all of them alike: one of few slices is
+    padded, so it needs few levels.
 
     Args:
       in_channels: channels of the images.
