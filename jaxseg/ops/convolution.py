@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 # From which on Winograd's algorithm pays: channels, both before and after, for each of which a
-# pixel becomes four numbers; the same for the gradient of the kernel; and pixels of the batch, for
-# which the kernel is transformed. Measured with jax 0.10.2 on two cores of an AMD EPYC.
-_CHANNELS, _CHANNELS_OF_GRADIENT, _PIXELS = 64, 128, 128
+# pixel becomes four numbers; and pixels of the batch, for which the kernel is transformed. Measured
+# with jax 0.10.2 on two cores of an AMD EPYC.
+_CHANNELS, _PIXELS = 64, 128
 # The bytes that a core's cache holds of a kernel's gradient's two factors, by the one with more
 # channels; the pieces of so many at least, for which it is worth it, and at most, give or take, as
 # each is compiled; and those channels from which on a piece is of one image, of 16 and 32 that were
@@ -41,10 +41,9 @@ def convolve(
       float32: by F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308; Winograd 1980, Arithmetic
       Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
       number becomes NaN. For gradients the images are kept, and transformed again;
-    - the gradient of a kernel with fewer than 128 channels before or after, of large images in
-      float32, as a sum of those of pieces that stay in the cache: bands of an image's rows, or
-      images. Both have no forward mode, but forward over reverse mode: whether there is one goes by
-      the images, where JAX runs on a CPU;
+    - the gradient of any other kernel, of large images in float32, as a sum of those of pieces that
+      stay in the cache: bands of an image's rows, or images. Both have no forward mode, but forward
+      over reverse mode: whether there is one goes by the images, where JAX runs on a CPU;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
       fast convolutions of images alone.
 
@@ -106,10 +105,10 @@ def _pieces(images: Array, kernel: Array) -> tuple[int, int]:
     all of them.
     """
     batch, height, width, before = images.shape
-    few, many = sorted([before, kernel.shape[-1]])
+    many = max(before, kernel.shape[-1])
     pieces = min(4 * batch * height * width * many // _CACHED, _MANY)
     same = images.dtype == kernel.dtype == jnp.float32
-    if pieces < _FEW or few >= _CHANNELS_OF_GRADIENT or not same:
+    if pieces < _FEW or not same:
         return 1, 1
     groups = min(batch, pieces) if many >= _CHANNELS_OF_IMAGE else 1
     return groups, max(1, min(round(pieces / groups), height // 4))  # of four rows at least
@@ -166,26 +165,26 @@ def _in_tiles(images: Array, kernel: Array) -> Array:
     return _winograd(*alike(images, kernel))
 
 
-_CONVOLVE = "abnhwi,abio->abnhwo"
-
-
 @jax.custom_vjp
 def _winograd(images: Array, kernel: Array) -> Array:
     """F(2, 3) of Lavin and Gray: a kernel f, g, h over pixels l, a, b, r gives two pixels.
 
         near = (b + a, b - a) * ((f + g + h) / 2, (f - g + h) / 2)
-        far = (l - b, a - r) * (f, h)
-        near[0] + near[1] + far[0], near[0] - near[1] - far[1]
+        far = (l - b, r - a) * (f, h)
+        near[0] + near[1] + far[0], near[0] - near[1] + far[1]
 
-    They write m2, m3 for near and m1, m4 for far. In two directions each of both has both again:
-    four arrays, which begin with axes for the two numbers of columns and those of rows.
+    They write m2, m3 for near and m1, m4 for far, the latter with the other sign. In two directions
+    each of both has both again: four arrays, which begin with axes for the two numbers of columns
+    and those of rows.
     """
-    return _tiled(images, kernel, _CONVOLVE)
+    return _forward(images, kernel)[0]
 
 
 def _forward(images, kernel):
     # Not by `_winograd`, so that gradients have a forward mode.
-    return _tiled(images, kernel, _CONVOLVE), (images, kernel)
+    numbers = _in_both(_near, _far, _padded(images), 1, 3)
+    found = _products("abnhwi,abio->abnhwo", numbers, _of_kernels(kernel))
+    return _as_images(found), (images, kernel)
 
 
 def _backward(residuals, gradient):
@@ -193,38 +192,57 @@ def _backward(residuals, gradient):
     # By the kernel from its end, h, g, f. In tiles that is the same but for far, whose numbers
     # change places: so do those of the gradient here, and then those of the products. As it stands,
     # XLA makes its tiles once for both.
-    of_images = _tiled(gradient, kernel, "abnhwo,abio->abnhwi", slice(None, None, -1))
-    if min(kernel.shape[2:]) < _CHANNELS_OF_GRADIENT:
-        return of_images, _of_kernel(images, kernel, gradient)
-    images = _in_both(_near, _far, _padded(images), 1, 3)
-    gradient = _in_both(_near_of_gradient, _far_of_gradient, _padded(gradient), 1, 3)
-    images, gradient = map(_pixels_last, images), map(_pixels_first, gradient)
-    near, far = _from_columns(_numbers, _products("baip,bapo->abio", images, gradient))
-    return of_images, _numbers(near.swapaxes(0, 1), far.swapaxes(0, 1))
+    numbers = _exchanged(_in_both(_near, _far, _padded(gradient), 1, 3))
+    found = _products("abnhwo,abio->abnhwi", numbers, _of_kernels(kernel))
+    of_images = _as_images(_exchanged(found))
+    # By the same numbers, as the products are linear in those of the pixels that they became.
+    pixels = _in_both(_near_of_pixels, _far_of_pixels, _corners(images), 0, 1)
+    numbers = [x.reshape(2, 2, -1, x.shape[-1]) for x in numbers]
+    found = _products("abip,abpo->abio", pixels, numbers)
+    near, far = _from_columns(_sides, found)
+    return of_images, _sides(near.swapaxes(0, 1), far.swapaxes(0, 1))
 
 
 _winograd.defvjp(_forward, _backward)
 
 
-def _tiled(images: Array, kernel: Array, products: str, order: slice = slice(None)) -> Array:
-    def far_of_images(x, axis):
-        return _far(x, axis)[order]
+def _of_kernels(kernel: Array) -> list[Array]:
+    return _in_both(_near_of_kernel, _far_of_kernel, kernel, 0, 1)
 
-    def pixels(near, far):
-        return _pixels(near, far[order])
 
-    batch, height, width, _ = images.shape
-    images = _in_both(_near, far_of_images, _padded(images), 1, 3)
-    kernel = _in_both(_near_of_kernel, _far_of_kernel, kernel, 0, 1)
-    columns = zip(*_from_columns(pixels, _products(products, images, kernel)), strict=True)
-    columns = [pixels(near, far).transpose(1, 2, 0, 3, 4) for near, far in columns]
+def _exchanged(four: list[Array]) -> list[Array]:
+    """With the numbers of far in each other's place."""
+    near_near, near_far, far_near, far_far = four
+    return [near_near, near_far[::-1], far_near[:, ::-1], far_far[::-1, ::-1]]
+
+
+def _as_images(products: list[Array]) -> Array:
+    columns = zip(*_from_columns(_pixels, products), strict=True)
+    columns = [_pixels(near, far).transpose(1, 2, 0, 3, 4) for near, far in columns]
     # XLA fuses any other operation into all that uses it, and computes it again in each; but not a
     # concatenation along the last axis.
-    return jnp.concatenate(columns, -1).reshape(batch, height, width, -1)
+    rows = jnp.concatenate(columns, -1)
+    batch, height, _, width, _ = rows.shape
+    return rows.reshape(batch, 2 * height, 2 * width, -1)
+
+
+def _corners(images: Array) -> Array:
+    """The pixels of cells of 2 x 2, the last first: [row, column, channels, cells].
+
+    Those of an image are transposed by themselves: XLA writes slowly what lies far apart.
+    """
+    batch, *_, channels = images.shape
+
+    def transposed(x):
+        return x.reshape(batch, -1, channels).swapaxes(1, 2)
+
+    rows = [[transposed(images[:, i::2, j::2]) for j in (1, 0)] for i in (1, 0)]
+    found = jnp.stack([jnp.stack(row) for row in rows])
+    return found.transpose(0, 1, 3, 2, 4).reshape(2, 2, channels, -1)
 
 
 def _padded(images: Array) -> Array:
-    """With zeros around; those of columns by a concatenation for the same reason as `_tiled`."""
+    """With zeros around; those of columns by a concatenation, which `_as_images` tells of."""
     batch, height, width, channels = images.shape
     column = jnp.zeros((batch, height, channels), images.dtype)
     images = jnp.concatenate([column, images.reshape(batch, height, -1), column], -1)
@@ -236,20 +254,6 @@ def _in_both(near: Callable, far: Callable, x: Array, rows: int, columns: int) -
     """Near and far of rows, each with near and far of columns, whose axis has moved by then."""
     of_rows = [near(x, rows), far(x, rows)]
     return [of_columns(x, columns) for x in of_rows for of_columns in (near, far)]
-
-
-def _pixels_last(x: Array) -> Array:
-    """As a product takes them from its first factor, with axes for rows and columns.
-
-    XLA transposes the concatenation as it is. It would else transpose where it computes the
-    numbers, which is slow.
-    """
-    x = jnp.concatenate([*x], -1)
-    return x.reshape(2, -1, x.shape[-1]).swapaxes(1, 2).reshape(2, 2, x.shape[-1] // 2, -1)
-
-
-def _pixels_first(x: Array) -> Array:
-    return x.swapaxes(0, 1).reshape(2, 2, -1, x.shape[-1])
 
 
 def _products(what: str, x: Iterable[Array], y: Iterable[Array]) -> list[Array]:
@@ -269,7 +273,8 @@ def _near(x: Array, axis: int) -> Array:
 def _far(x: Array, axis: int) -> Array:
     x, axis = _pairs(x, axis), axis + 1
     last = x.shape[axis] - 1
-    return lax.slice_in_dim(x, 0, last, axis=axis) - lax.slice_in_dim(x, 1, last + 1, axis=axis)
+    x = lax.slice_in_dim(x, 0, last, axis=axis) - lax.slice_in_dim(x, 1, last + 1, axis=axis)
+    return _signs(x.ndim) * x
 
 
 def _near_of_kernel(x: Array, axis: int) -> Array:
@@ -281,20 +286,20 @@ def _far_of_kernel(x: Array, axis: int) -> Array:
     return jnp.moveaxis(x, axis, 0)[::2]
 
 
-def _near_of_gradient(x: Array, axis: int) -> Array:
-    return _sums(*_pairs(_inside(x, axis), axis))
+def _near_of_pixels(x: Array, axis: int) -> Array:
+    b, a = jnp.moveaxis(x, axis, 0)
+    return _sums(a, b)
 
 
-def _far_of_gradient(x: Array, axis: int) -> Array:
-    x = _pairs(_inside(x, axis), axis)
-    return _signs(x.ndim) * x
+def _far_of_pixels(x: Array, axis: int) -> Array:
+    return jnp.moveaxis(x, axis, 0)
 
 
 def _pixels(near: Array, far: Array) -> Array:
-    return near[:1] + _signs(far.ndim) * (near[1:] + far)
+    return near[:1] + _signs(far.ndim) * near[1:] + far
 
 
-def _numbers(near: Array, far: Array) -> Array:
+def _sides(near: Array, far: Array) -> Array:
     """The gradients of f, g and h by those of what they became."""
     half = (near[0] + near[1]) / 2
     return jnp.stack([far[0] + half, (near[0] - near[1]) / 2, far[1] + half])
