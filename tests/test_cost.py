@@ -15,7 +15,7 @@ from jaxseg.config import Config, Data, Model
 from jaxseg.evaluate import make_init, make_model
 
 RECORD = pathlib.Path(__file__).parent / "cost.json"
-# The step of the defaults, and one whose tiles are of kernels, too.
+# The step of the defaults, and one most of which is in tiles.
 CONFIGS = {
     "default": Config(),
     "wide": Config(model=Model(widths=(64, 128, 256)), data=Data(image_size=(64, 64))),

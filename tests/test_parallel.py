@@ -140,7 +140,7 @@ def test_split_images_take_less_memory():
 def test_replicas_alone_convolve_in_tiles(name):
     """Those of lax are in six layers forwards and for kernels, and in five for their images."""
     program = lowered(name, make_batch(0, size=32), widths=(64, 64)).as_text()
-    in_tiles = 0 if name in PARTITIONED else 5 + 5  # those for kernels need 128 channels
+    in_tiles = 0 if name in PARTITIONED else 5 + 5 + 5
     assert program.count("stablehlo.convolution") == 6 + 6 + 5 - in_tiles
 
 

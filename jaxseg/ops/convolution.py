@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,8 @@ def convolve(
     - images of even sides, with 64 channels or more before and after and 128 pixels in a batch, in
       float32: by F(2x2, 3x3) of Lavin and Gray 2015 (arXiv:1509.09308; Winograd 1980, Arithmetic
       Complexity of Computations), with 16 products for four pixels rather than 36. An infinite
-      number becomes NaN. For gradients the images are kept, and transformed again;
-    - the gradient of any other kernel, of large images in float32, as a sum of those of pieces that
+      number may become NaN. For gradients the images are kept, and not their tiles;
+    - else, of large images in float32, the gradient of the kernel, as a sum of those of pieces that
       stay in the cache: bands of an image's rows, or images. Both have no forward mode, but forward
       over reverse mode: whether there is one goes by the images, where JAX runs on a CPU;
     - volumes as images with the channels of three slices, and these by the same rule, since XLA has
@@ -102,11 +102,13 @@ def _pieces(images: Array, kernel: Array) -> tuple[int, int]:
 
     A group is an image, where they are not too many: XLA takes the images of a group for channels,
     by which each step of its innermost sums is longer than with one. But of few channels it needs
-    all of them.
+    all of them. A piece has half as many pixels as the kernel has numbers for a channel, or more:
+    each writes them all.
     """
     batch, height, width, before = images.shape
-    many = max(before, kernel.shape[-1])
-    pieces = min(4 * batch * height * width * many // _CACHED, _MANY)
+    few, many = sorted([before, kernel.shape[-1]])
+    pixels = batch * height * width
+    pieces = min(4 * pixels * many // _CACHED, 2 * pixels // (9 * few), _MANY)
     same = images.dtype == kernel.dtype == jnp.float32
     if pieces < _FEW or not same:
         return 1, 1
@@ -173,40 +175,39 @@ def _winograd(images: Array, kernel: Array) -> Array:
         far = (l - b, r - a) * (f, h)
         near[0] + near[1] + far[0], near[0] - near[1] + far[1]
 
-    They write m2, m3 for near and m1, m4 for far, the latter with the other sign. In two directions
-    each of both has both again: four arrays, which begin with axes for the two numbers of columns
-    and those of rows.
+    They write m2, m3 for near and m1, -m4 for far. In two directions each of both has both again:
+    four arrays, which begin with axes for the two numbers of columns and those of rows.
     """
     return _forward(images, kernel)[0]
 
 
 def _forward(images, kernel):
     # Not by `_winograd`, so that gradients have a forward mode.
-    numbers = _in_both(_near, _far, _padded(images), 1, 3)
-    found = _products("abnhwi,abio->abnhwo", numbers, _of_kernels(kernel))
-    return _as_images(found), (images, kernel)
+    tiles = _in_both(_near, _far, _padded(images), 1, 3)
+    products = _products("abnhwi,abio->abnhwo", tiles, _numbers_of_kernel(kernel))
+    return _as_images(products), (images, kernel)
 
 
 def _backward(residuals, gradient):
     images, kernel = residuals
-    # By the kernel from its end, h, g, f. In tiles that is the same but for far, whose numbers
-    # change places: so do those of the gradient here, and then those of the products. As it stands,
-    # XLA makes its tiles once for both.
-    numbers = _exchanged(_in_both(_near, _far, _padded(gradient), 1, 3))
-    found = _products("abnhwo,abio->abnhwi", numbers, _of_kernels(kernel))
-    of_images = _as_images(_exchanged(found))
-    # By the same numbers, as the products are linear in those of the pixels that they became.
+    # By the kernel from its end, h, g, f. Its numbers are the same but for far, which change
+    # places: so do those of the gradient here, and then the products. As the kernel's stay as they
+    # are, XLA computes them once for both passes.
+    tiles = _exchanged(_in_both(_near, _far, _padded(gradient), 1, 3))
+    products = _products("abnhwo,abio->abnhwi", tiles, _numbers_of_kernel(kernel))
+    of_images = _as_images(_exchanged(products))
+    # The sum of images * of_images is one of products, whose factors are what each pixel adds to
+    # `_as_images`: with those the same tiles give the gradient of the kernel's numbers.
     pixels = _in_both(_near_of_pixels, _far_of_pixels, _corners(images), 0, 1)
-    numbers = [x.reshape(2, 2, -1, x.shape[-1]) for x in numbers]
-    found = _products("abip,abpo->abio", pixels, numbers)
-    near, far = _from_columns(_sides, found)
+    tiles = [x.reshape(2, 2, -1, x.shape[-1]) for x in tiles]
+    near, far = _from_columns(_sides, _products("abip,abpo->abio", pixels, tiles))
     return of_images, _sides(near.swapaxes(0, 1), far.swapaxes(0, 1))
 
 
 _winograd.defvjp(_forward, _backward)
 
 
-def _of_kernels(kernel: Array) -> list[Array]:
+def _numbers_of_kernel(kernel: Array) -> list[Array]:
     return _in_both(_near_of_kernel, _far_of_kernel, kernel, 0, 1)
 
 
@@ -227,7 +228,7 @@ def _as_images(products: list[Array]) -> Array:
 
 
 def _corners(images: Array) -> Array:
-    """The pixels of cells of 2 x 2, the last first: [row, column, channels, cells].
+    """The pixels of cells of 2 x 2, [row, column, channels, cells]: the last first, as exchanged.
 
     Those of an image are transposed by themselves: XLA writes slowly what lies far apart.
     """
@@ -236,13 +237,12 @@ def _corners(images: Array) -> Array:
     def transposed(x):
         return x.reshape(batch, -1, channels).swapaxes(1, 2)
 
-    rows = [[transposed(images[:, i::2, j::2]) for j in (1, 0)] for i in (1, 0)]
-    found = jnp.stack([jnp.stack(row) for row in rows])
-    return found.transpose(0, 1, 3, 2, 4).reshape(2, 2, channels, -1)
+    found = jnp.stack([transposed(images[:, i::2, j::2]) for i in (1, 0) for j in (1, 0)])
+    return found.transpose(0, 2, 1, 3).reshape(2, 2, channels, -1)
 
 
 def _padded(images: Array) -> Array:
-    """With zeros around; those of columns by a concatenation, which `_as_images` tells of."""
+    """With zeros around; those of columns by a concatenation, for the reason of `_as_images`."""
     batch, height, width, channels = images.shape
     column = jnp.zeros((batch, height, channels), images.dtype)
     images = jnp.concatenate([column, images.reshape(batch, height, -1), column], -1)
@@ -256,7 +256,7 @@ def _in_both(near: Callable, far: Callable, x: Array, rows: int, columns: int) -
     return [of_columns(x, columns) for x in of_rows for of_columns in (near, far)]
 
 
-def _products(what: str, x: Iterable[Array], y: Iterable[Array]) -> list[Array]:
+def _products(what: str, x: list[Array], y: list[Array]) -> list[Array]:
     return [jnp.einsum(what, *both) for both in zip(x, y, strict=True)]
 
 
@@ -266,7 +266,7 @@ def _from_columns(of: Callable, four: list[Array]) -> tuple[Array, Array]:
 
 
 def _near(x: Array, axis: int) -> Array:
-    a, b = _pairs(_inside(x, axis), axis)
+    a, b = _pairs(lax.slice_in_dim(x, 1, x.shape[axis] - 1, axis=axis), axis)
     return _sums(b, a)
 
 
@@ -308,10 +308,6 @@ def _sides(near: Array, far: Array) -> Array:
 def _pairs(x: Array, axis: int) -> Array:
     x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     return jnp.moveaxis(x, axis + 1, 0)
-
-
-def _inside(x: Array, axis: int) -> Array:
-    return lax.slice_in_dim(x, 1, x.shape[axis] - 1, axis=axis)
 
 
 def _sums(a: Array, b: Array) -> Array:
