@@ -45,14 +45,11 @@ def run(config: Config) -> DryRun:
     says of the compiled step.
     """
     made = ingredients.gather(config)
-    config, runner, train_step, training, evaluator, _, template = made
+    config, runner, _, lowered, training, evaluator, _, template = made
     made.open_pretrained()  # which raises, as training would
-    own, whole = (
-        next(data.batches(training.source, training.positions(**share), config.data))
-        for share in ({"host": runner.share[0], "hosts": runner.share[1]}, {})
-    )
-    teacher = teachers.open_teacher(config)
-    plan = training_step.planned(train_step, runner, template, own, teacher)
+    whole = next(data.batches(training.source, training.positions(), config.data))
+    teachers.open_teacher(config)  # which raises, too
+    plan = training_step.planned(lowered)
     keys, _ = step_keys(config.seed, 0, jnp.arange(config.batch_size))
     prepared = jax.jit(training_step.preparation(config))(whole, keys)
     alone = make_model(config)

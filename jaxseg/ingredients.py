@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jaxseg import data, loggers, optim, parallel, pretrained, training_step
+from jaxseg import data, loggers, optim, parallel, pretrained, teachers, training_step
 from jaxseg.config import Config
 from jaxseg.evaluate import Evaluator, make_evaluator, make_init, make_model
 from jaxseg.steps import TrainState
@@ -20,6 +20,7 @@ class Ingredients(NamedTuple):
     config: Config  # with the number for which its batch size stands
     runner: parallel.Runner
     train_step: Callable
+    lowered: jax.stages.Lowered  # the step, for the config's batches
     training: data.Training
     evaluator: Evaluator
     init: Callable[..., TrainState]
@@ -46,18 +47,22 @@ def gather(config: Config, optimizer: optax.GradientTransformation | None = None
     automatic = config.batch_size == "auto"
     config = training_step.sized(config, model, runner)
     optimizer = optimizer or optim.make_optimizer(config.optim, config.steps)
-    train_step = training_step.compiled(config, model, runner, optimizer)
+    train_step = training_step.jitted(config, model, runner, optimizer)
+    init = make_init(config, model)
+    template = jax.eval_shape(init)
+    # Before any data is read: options that can't be used raise here.
+    batch = training_step.empty_batch(config, runner, config.batch_size)
+    teacher = teachers.shapes(config)
+    lowered = training_step.lowered(train_step, runner, template, batch, teacher)
     primary = parallel.is_primary()
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():
             if turn:
                 training = data.open_training(config.data, config.batch_size, config.seed)
                 evaluator = make_evaluator(config, model, runner)
-    init = make_init(config, model)
-    template = jax.eval_shape(init)
     if automatic:
         training_step.check_evaluation(evaluator, runner, template)
-    return Ingredients(config, runner, train_step, training, evaluator, init, template)
+    return Ingredients(config, runner, train_step, lowered, training, evaluator, init, template)
 
 
 def _check(config: Config) -> None:

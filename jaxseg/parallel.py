@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import math
 import os
@@ -112,7 +113,12 @@ def _by_pmap(mesh: Mesh) -> Runner:
     def compile_(step, *, donate_state, constants=0):
         donated = 0 if donate_state else ()
         axes = (None, 0, *(None,) * constants)
-        return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated)
+        mapped = jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=donated)
+        if jax.process_count() > 1:  # where it lowers no shapes, but arrays alone
+            compile_same = _by_shard_map(mesh, check_vma=False).compile
+            same = compile_same(step, donate_state=donate_state, constants=constants)
+            mapped.lower = lambda state, batch, *rest: same.lower(state, of_all(batch), *rest)
+        return mapped
 
     devices = jax.local_device_count()
     own = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
@@ -120,6 +126,16 @@ def _by_pmap(mesh: Mesh) -> Runner:
     def shard(batch):
         rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
         return jax.device_put(rows, own)
+
+    def of_all(batch):
+        """The shapes of the global batch."""
+
+        def shape(x):
+            sides = mesh.size * x.shape[1], *x.shape[2:]
+            return jax.ShapeDtypeStruct(sides, x.dtype, sharding=rows)
+
+        rows = NamedSharding(mesh, PartitionSpec(AXIS))
+        return jax.tree.map(shape, batch)
 
     return _of_replicas(mesh, compile_, shard)
 
@@ -226,6 +242,19 @@ def _partitioned(
         )
 
     return jax.jit(run, donate_argnums=0 if donate_state else ())
+
+
+def ahead(lowered: jax.stages.Lowered) -> concurrent.futures.Future | None:
+    """Compiles a step in a thread, for its first call; None where that would not find it.
+
+    That is by several hosts, and by jax.pmap before jax 0.8, which lowers the step anew.
+    """
+    if jax.process_count() > 1 or jax.__version_info__ < (0, 8):
+        return None
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    compiling = thread.submit(lowered.compile)
+    thread.shutdown(wait=False)
+    return compiling
 
 
 def _own_rows(mesh: Mesh, batch: Batch) -> Batch:

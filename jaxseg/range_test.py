@@ -94,7 +94,7 @@ def run(
     growth = (highest / lowest) ** (1 / (steps - 1))
     optimizer = optim.make_optimizer(config.optim, steps, lambda step: lowest * growth**step)
     made = ingredients.gather(config, optimizer)
-    config, runner, train_step, training, _, init, _ = made
+    config, runner, train_step, _, training, _, init, _ = made
     taken = made.open_pretrained()
     state = parallel.run_once(init, runner, taken and taken.variables)
     teacher = runner.place(teachers.open_teacher(config))

@@ -90,6 +90,15 @@ def open_teacher(
     return (run.state.eval_variables,)
 
 
+def shapes(config: Config) -> tuple:
+    """Those of what `open_teacher` finds; nothing is read but the teacher's config."""
+    teacher = config.teacher.workdir
+    if not (teacher and config.teacher.loss):
+        return ()
+    init = make_model(read_config(teacher)).init
+    return (jax.eval_shape(lambda: init(jax.random.key(0))),)
+
+
 def _taught_before(path: pathlib.Path, teacher: str) -> int | None:
     """The step of the teacher's checkpoint by which a run was taught, if it was by this teacher."""
     if not path.is_file():

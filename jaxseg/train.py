@@ -105,7 +105,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
     config = jaxseg.config.anchored(config)
     automatic = config.batch_size == "auto"
     made = ingredients.gather(_with_batch_size(workdir, config))
-    config, runner, train_step, training, evaluator, init, template = made
+    config, runner, train_step, lowered, training, evaluator, init, template = made
     if automatic:
         _say(console, f"batch_size is {config.batch_size}, from now on")
     with parallel.together():
@@ -119,14 +119,18 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         on_full_disk=functools.partial(_say, console) if config.disk_full == "go_on" else None,
     )
     restored = saved.restore_latest(template)
-    # Placed as the step returns it, or the second step would be compiled anew.
+    start, taken = restored[0] if restored else 0, None
     if restored is None:
         taken = made.open_pretrained()
         if taken:
             _say(console, taken.line)
-        start, state = 0, parallel.run_once(init, runner, taken and taken.variables)
+    begins = start < config.steps and not interruption.asked
+    compiling = parallel.ahead(lowered) if begins else None  # while the state is made
+    # Placed as the step returns it, or the second step would be compiled anew.
+    if restored is None:
+        state = parallel.run_once(init, runner, taken and taken.variables)
     else:
-        start, state = restored[0], runner.place(restored[1])
+        state = runner.place(restored[1])
     with parallel.together():
         if primary:  # only now, so that a config that does not fit has replaced nothing
             jaxseg.config.write(workdir / CONFIG_FILE, config)
@@ -192,6 +196,8 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 state = state._replace(step=runner.place(np.int32(step)))
                 report.left_out(step, skipped[step])
             else:
+                if not compiled and compiling:
+                    compiling.result()
                 traced.before_step()
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     state, scalars = train_step(state, batch, *teacher)

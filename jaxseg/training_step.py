@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -32,7 +31,7 @@ class Plan(NamedTuple):
         return self.arguments + self.temporaries
 
 
-def compiled(
+def jitted(
     config: Config,
     model: Functional,
     runner: parallel.Runner,
@@ -40,8 +39,8 @@ def compiled(
 ) -> Callable:
     """The step `(state, batch, *constants) -> (state, scalars)`, which takes the old state.
 
-    The constants are what `teachers.open_teacher` finds. It is traced here, so that options that
-    can't be used raise ValueError before any data is read.
+    The constants are what `teachers.open_teacher` finds. Options that can't be used raise
+    ValueError here, or when it is `lowered`.
     """
     loss = losses.weighted_sum(config.loss)
     if config.model.resolutions > 1:
@@ -55,7 +54,6 @@ def compiled(
         return model.apply(optim.without_frozen(config.optim, params), *inputs, **options)
 
     teaching = teachers.make_teaching(config, model, spread)
-    _rehearse(model, prepare, loss, teaching, data.example_spec(config.data, training=True))
     return runner.compile(
         steps.make_train_step(
             apply,
@@ -89,17 +87,15 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     the loop runs ahead. For evaluation, whose batches are others, see `check_evaluation`.
     """
     optimizer = optim.make_optimizer(config.optim, config.steps)
-    train_step = compiled(config, model, runner, optimizer)
-    example = data.example_spec(config.data, training=True)
+    train_step = jitted(config, model, runner, optimizer)
     init = functools.partial(
         steps.init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0
     )
-    template, teacher = jax.eval_shape(init), teachers.open_teacher(config)
-    _, hosts = runner.share
+    template, teacher = jax.eval_shape(init), teachers.shapes(config)
 
     def needs(size):
-        batch = jax.tree.map(lambda x: np.zeros((size // hosts, *x.shape), x.dtype), example)
-        memory = planned(train_step, runner, template, batch, teacher).memory
+        batch = empty_batch(config, runner, size)
+        memory = planned(lowered(train_step, runner, template, batch, teacher)).memory
         others = parallel.LAID_OUT - 1
         held = sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
         return memory + others * held
@@ -126,7 +122,7 @@ def planned_evaluation(
         runner.layout(template),
     )
     laid = jax.tree.map(lambda x: x.addressable_shards[0].data.nbytes, runner.shard(batch))
-    plan = planned(step, runner, template, batch)
+    plan = planned(lowered(step, runner, template, batch))
     return plan._replace(arguments=sum(jax.tree.leaves((state, laid))))
 
 
@@ -154,24 +150,37 @@ def preparation(config: Config, *, axis_name: str | None = None) -> Callable:
     )
 
 
-def planned(
-    train_step: Callable,
+def empty_batch(config: Config, runner: parallel.Runner, size: int) -> Batch:
+    """A batch for training as this host reads it, with nothing in it; so many are of all hosts."""
+    rows, spec = size // runner.share[1], data.example_spec(config.data, training=True)
+    return jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
+
+
+def lowered(
+    step: Callable,
     runner: parallel.Runner,
     template: steps.TrainState,
     batch: Batch,
     constants: tuple = (),
-) -> Plan:
-    """What XLA plans for a step of a batch as this host reads it; of the state it needs shapes."""
+) -> jax.stages.Lowered:
+    """A step of a batch as this host reads it, traced; of the state and constants it needs shapes.
+
+    A call of the step then need not trace it again, unless several hosts run it by `jax.pmap`.
+    """
 
     def laid(tree):
-        shapes = jax.eval_shape(lambda: tree)
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            runner.layout(shapes),
+            tree,
+            runner.layout(tree),
         )
 
-    compiled = train_step.lower(laid(template), runner.shard(batch), *laid(constants)).compile()
+    return step.lower(laid(template), runner.shard(batch), *laid(constants))
+
+
+def planned(step: jax.stages.Lowered) -> Plan:
+    """What XLA plans for a step."""
+    compiled = step.compile()
     memory = compiled.memory_analysis()
     return Plan(
         flops=(compiled.cost_analysis() or {}).get("flops"),
@@ -180,31 +189,4 @@ def planned(
         temporaries=memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
-    )
-
-
-def _rehearse(
-    model: Functional,
-    prepare: Callable,
-    loss: Callable,
-    teaching: steps.Teaching | None,
-    example: Batch,
-) -> None:
-    """Traces what a step makes of a batch, of one replica with one image."""
-
-    def step(variables, batch):
-        key = jax.random.key(0)
-        batch = prepare(batch, jax.random.split(key, 1))
-        logits, _ = model.apply(*variables, batch.images, train=True, key=key)
-        options = {"axis_name": parallel.AXIS, "step": jnp.zeros((), jnp.int32)}
-        found = loss(logits, batch.labels, where=batch.where, **options)
-        if teaching is None:
-            return found
-        finest = logits[0] if isinstance(logits, list) else logits
-        return found, teaching.loss(logits, steps.Lesson(finest, batch.inside), **options)
-
-    jax.eval_shape(
-        jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS),
-        jax.eval_shape(model.init, jax.random.key(0)),
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), example),
     )

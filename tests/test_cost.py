@@ -37,7 +37,7 @@ def cost(config):
 
     alone = parallel.make_runner("shard_map")._replace(axis_name=None, compile=compiled)
     model, optimizer = make_model(config), optim.make_optimizer(config.optim, config.steps)
-    step = training_step.compiled(config, model, alone, optimizer)
+    step = training_step.jitted(config, model, alone, optimizer)
     state = jax.eval_shape(make_init(config, model))
     batch = data.example_spec(config.data, training=True)
     lowered = step.lower(laid(state), laid(batch, config.batch_size))

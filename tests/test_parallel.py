@@ -41,7 +41,7 @@ from test_train import (
 )
 from test_train import root as root
 
-from jaxseg import Batch, data, losses, models, optim, parallel, steps
+from jaxseg import Batch, data, losses, models, optim, parallel, steps, training_step
 from jaxseg.config import Config, Data, Model, Optim
 from jaxseg.evaluate import Evaluator, make_init
 from jaxseg.evaluate import make_model as model_of
@@ -236,6 +236,80 @@ def test_a_run_goes_on_where_it_was(name, root, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     train(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+NEW_PMAP = jax.__version_info__ >= (0, 8)  # a jit of a shard_map
+
+
+@pytest.mark.parametrize("name", ["pmap", "shard_map", *PARTITIONED])
+def test_a_run_traces_its_step_once(name, root, tmp_path, monkeypatch):
+    """Before any data is read; and what its batches are then does not have it traced anew."""
+    traced, make = [], steps.make_train_step
+
+    def make_train_step(*args, **options):
+        step = make(*args, **options)
+
+        def noted(*args):
+            traced.append(opened[:])
+            return step(*args)
+
+        return noted
+
+    opened, open_training = [], data.open_training
+    monkeypatch.setattr(steps, "make_train_step", make_train_step)
+    monkeypatch.setattr(
+        data, "open_training", lambda *args: opened.append(True) or open_training(*args)
+    )
+    train(make_config(root, parallel=name, steps=3, eval_every=3, pictures=0), tmp_path / "run")
+    assert len(traced) == (1 if NEW_PMAP or name != "pmap" else 2)
+    assert traced[0] == []
+
+
+@pytest.mark.skipif(not NEW_PMAP, reason="jax before 0.8 does not compile ahead")
+@pytest.mark.parametrize("name", ["pmap", "shard_map", *PARTITIONED])
+def test_a_call_finds_what_was_compiled_ahead(name, caplog):
+    def mean(state, batch):
+        total = jnp.mean(batch.images)
+        total = total if runner.axis_name is None else jax.lax.pmean(total, runner.axis_name)
+        return state + total, {"mean": total}
+
+    def compiled():
+        return [x.getMessage() for x in caplog.records if "Finished XLA comp" in x.getMessage()]
+
+    runner = parallel.make_runner(name)
+    batch = Batch(*(np.ones((16, 8, 8), np.float32) for _ in range(3)))
+    step, state = runner.compile(mean, donate_state=True), np.float32(1)
+    lowered = training_step.lowered(step, runner, jax.eval_shape(lambda: state), batch)
+    laid = runner.place(state), runner.shard(batch)
+    with jax.log_compiles():
+        parallel.ahead(lowered).result()
+        state, _ = step(*laid)
+        assert compiled() == []
+        assert float(parallel.on_host(state)) == 2
+        # What was not is compiled by its call.
+        runner.compile(lambda *args: mean(*args), donate_state=True)(
+            runner.place(np.float32(1)), runner.shard(batch)
+        )
+        assert len(compiled()) == 1
+
+
+def test_two_processes_plan_as_one(root, tmp_path):
+    """From shapes alone, which jax.pmap itself does not lower where there are several hosts."""
+    small = {"batch_size": 4, "model.widths": (2,), "data.image_size": (8, 8)}
+    args = [*arguments(root, **small), "--dry_run"]
+    with Run(tmp_path / "out", *args, f"--workdir={tmp_path / 'alone'}", devices=2) as run:
+        code, wanted, errors = run.wait()
+        assert code == 0, errors
+    found = of_two(*args, f"--workdir={tmp_path / 'run'}")
+    for _, errors, code in found:
+        assert code == 0, errors
+    assert "of 2 processes" in found[0][0]
+    for name in ("augmented", "a step"):
+        (line,), (other,) = (
+            [line for line in text.splitlines() if line.startswith(f"{name} ")]
+            for text in (found[0][0], wanted)
+        )
+        assert line == other
 
 
 @pytest.mark.long

@@ -520,6 +520,7 @@ def test_stop_before_the_first_step(root, tmp_path, monkeypatch):
         return made(config)
 
     monkeypatch.setattr(ingredients, "gather", gather)
+    monkeypatch.setattr(parallel, "ahead", lambda _: pytest.fail("it compiles"))
     screen = io.StringIO()
     train(make_config(root), tmp_path, console=Console(file=screen, width=500))
     assert "Stopped before the first step. To go on:" in screen.getvalue()
@@ -1113,6 +1114,7 @@ def test_steps_run_ahead_of_the_host(name, root, tmp_path, monkeypatch):
                 begun.append({key: Watched(x, note) for key, x in scalars.items()})
                 return state, begun[-1]
 
+            watched.lower = compiled.lower
             return watched
 
         return runner._replace(compile=compile_)

@@ -15,7 +15,6 @@ import cv2
 import grain
 import jax
 import numpy as np
-import scipy.ndimage
 
 from jaxseg import memory, writing
 from jaxseg.batch import Batch
@@ -515,6 +514,8 @@ def _interpolated(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
         parts = (image[..., i : i + 4] for i in range(0, image.shape[-1], 4))
         parts = [cv2.resize(x, size[::-1], interpolation=how).reshape(*size, -1) for x in parts]
         return np.concatenate(parts, -1)
+    import scipy.ndimage  # slow to import, and seldom needed
+
     factors = [*(a / b for a, b in zip(size, image.shape, strict=False)), 1]
     # As wide as a pixel of the result, so that no detail is lost between pixels.
     widths = [max(0.0, (1 / factor - 1) / 2) for factor in factors]

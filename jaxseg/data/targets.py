@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import jax
 import numpy as np
-import scipy.ndimage
 
 from jaxseg import labels as label_functions
 from jaxseg.config import Data
@@ -195,6 +194,8 @@ def object_depth(ids: Integer[np.ndarray, "*pixels"]) -> Num[np.ndarray, "*pixel
     >>> object_depth(np.array([[1, 1, 1, 2, 2, 0]])).tolist()
     [[3.0, 2.0, 1.0, 1.0, 1.0, 0.0]]
     """
+    import scipy.ndimage  # slow to import, and seldom needed
+
     depth = np.zeros(ids.shape)
     numbers, compact = np.unique(np.append(ids, 0), return_inverse=True)
     compact = compact[:-1].reshape(ids.shape) - np.searchsorted(numbers, 0)
