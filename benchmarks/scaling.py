@@ -69,6 +69,7 @@ class Stopwatch:
             self._batch, self._compiled = batch, compiled
             return self.state, scalars
 
+        timed.lower = compiled.lower
         return timed
 
     def bare(self, steps: int) -> float:

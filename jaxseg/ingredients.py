@@ -53,7 +53,7 @@ def gather(config: Config, optimizer: optax.GradientTransformation | None = None
     # Before any data is read: options that can't be used raise here.
     batch = training_step.empty_batch(config, runner, config.batch_size)
     teacher = teachers.shapes(config)
-    lowered = training_step.lowered(train_step, runner, template, batch, teacher)
+    lowered = training_step.lower(train_step, runner, template, batch, teacher)
     primary = parallel.is_primary()
     for turn in (primary, not primary):  # one host prepares the data, then the others find it
         with parallel.together():

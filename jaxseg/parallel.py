@@ -44,7 +44,8 @@ class Runner(NamedTuple):
     `axis_name`, or for the global batch where that is None. With `donate_state` the step returns a
     new state first, which takes the memory of the old one. The compiled step takes the rows that
     this host reads as `shard` lays them out, and the state as `place` does; so many `constants` may
-    follow, which lie as the state. What is no state is the same on every device, un-stacked.
+    follow, which lie as the state. What is no state is the same on every device, un-stacked. Its
+    `lower` takes the state and constants as shapes, too, as those of `jax.jit` do.
     """
 
     axis_name: str | None
@@ -244,10 +245,12 @@ def _partitioned(
     return jax.jit(run, donate_argnums=0 if donate_state else ())
 
 
-def ahead(lowered: jax.stages.Lowered) -> concurrent.futures.Future | None:
-    """Compiles a step in a thread, for its first call; None where that would not find it.
+def compile_ahead(lowered: jax.stages.Lowered) -> concurrent.futures.Future | None:
+    """Compiles a step in a thread, for its first call; a process that ends waits for it.
 
-    That is by several hosts, and by jax.pmap before jax 0.8, which lowers the step anew.
+    That a call finds what was lowered and compiled before JAX does not promise, and tests watch.
+    None where it need not: before jax 0.8, whose jax.pmap is no jit, and where there are several
+    hosts, of which jax.pmap lowers something else, and which might wait for each other.
     """
     if jax.process_count() > 1 or jax.__version_info__ < (0, 8):
         return None

@@ -119,22 +119,26 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         on_full_disk=functools.partial(_say, console) if config.disk_full == "go_on" else None,
     )
     restored = saved.restore_latest(template)
-    start, taken = restored[0] if restored else 0, None
     if restored is None:
-        taken = made.open_pretrained()
+        start, taken = 0, made.open_pretrained()
         if taken:
             _say(console, taken.line)
-    begins = start < config.steps and not interruption.asked
-    compiling = parallel.ahead(lowered) if begins else None  # while the state is made
+    else:
+        start = restored[0]
+    with parallel.together():
+        if primary:  # only now, so that a config that does not fit has replaced nothing
+            jaxseg.config.write(workdir / CONFIG_FILE, config)
+    teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
+    ends_early = _is_out_of_patience(workdir, config)
+    if start < config.steps and not (ends_early or interruption.asked):
+        compiling = parallel.compile_ahead(lowered)  # while the state is made
+    else:
+        compiling = None
     # Placed as the step returns it, or the second step would be compiled anew.
     if restored is None:
         state = parallel.run_once(init, runner, taken and taken.variables)
     else:
         state = runner.place(restored[1])
-    with parallel.together():
-        if primary:  # only now, so that a config that does not fit has replaced nothing
-            jaxseg.config.write(workdir / CONFIG_FILE, config)
-    teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
     teacher = runner.place(teacher)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(template.params))
     _say(
@@ -175,7 +179,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
             stops = unscored = scores is None
             if scores is not None:
                 saved.save(start, state, scores)
-        ends_early = _is_out_of_patience(workdir, config)
+                ends_early = _is_out_of_patience(workdir, config)
         if primary and start < config.steps and not ends_early:
             (workdir / DONE).unlink(missing_ok=True)  # of fewer steps, or of less patience
         host, hosts = runner.share
@@ -190,21 +194,21 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         feed = parallel.Feed(batches, runner.shard)
         clock = _Clock(start, feed)
         pending = []  # steps whose scalars are still on the device, so that it can run ahead
-        step, compiled = start, False
+        step, begun = start, False
         for step, batch in enumerate(feed, start + 1):
             if step in skipped:
                 state = state._replace(step=runner.place(np.int32(step)))
                 report.left_out(step, skipped[step])
             else:
-                if not compiled and compiling:
+                if not begun and compiling:
                     compiling.result()
                 traced.before_step()
                 with jax.profiler.StepTraceAnnotation("step", step_num=step):
                     state, scalars = train_step(state, batch, *teacher)
-                if not compiled:
+                if not begun:
                     jax.block_until_ready(state.step)
                     clock.restart(step)  # since time is speed from now on
-                    compiled = True
+                    begun = True
                 feed.started(scalars)
                 pending.append((step, scalars))
                 traced.after_step(scalars)

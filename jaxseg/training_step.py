@@ -40,7 +40,7 @@ def jitted(
     """The step `(state, batch, *constants) -> (state, scalars)`, which takes the old state.
 
     The constants are what `teachers.open_teacher` finds. Options that can't be used raise
-    ValueError here, or when it is `lowered`.
+    ValueError here, or by `lower`.
     """
     loss = losses.weighted_sum(config.loss)
     if config.model.resolutions > 1:
@@ -93,14 +93,16 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     )
     template, teacher = jax.eval_shape(init), teachers.shapes(config)
 
+    @functools.cache
     def needs(size):
         batch = empty_batch(config, runner, size)
-        memory = planned(lowered(train_step, runner, template, batch, teacher)).memory
+        memory = planned(lower(train_step, runner, template, batch, teacher)).memory
         others = parallel.LAID_OUT - 1
         held = sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
         return memory + others * held
 
     unit = parallel.round_up(1, runner, config.parts)
+    needs(unit)  # which raises for options that can't be used, before any data is read
     for turn in (parallel.is_primary(), not parallel.is_primary()):  # one prepares the data
         with parallel.together():
             if turn:
@@ -122,7 +124,7 @@ def planned_evaluation(
         runner.layout(template),
     )
     laid = jax.tree.map(lambda x: x.addressable_shards[0].data.nbytes, runner.shard(batch))
-    plan = planned(lowered(step, runner, template, batch))
+    plan = planned(lower(step, runner, template, batch))
     return plan._replace(arguments=sum(jax.tree.leaves((state, laid))))
 
 
@@ -156,7 +158,7 @@ def empty_batch(config: Config, runner: parallel.Runner, size: int) -> Batch:
     return jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
 
 
-def lowered(
+def lower(
     step: Callable,
     runner: parallel.Runner,
     template: steps.TrainState,
@@ -165,7 +167,8 @@ def lowered(
 ) -> jax.stages.Lowered:
     """A step of a batch as this host reads it, traced; of the state and constants it needs shapes.
 
-    A call of the step then need not trace it again, unless several hosts run it by `jax.pmap`.
+    A call of the step then need not trace it again, but for that of `jax.pmap` before jax 0.8, or
+    of several hosts.
     """
 
     def laid(tree):
@@ -178,9 +181,9 @@ def lowered(
     return step.lower(laid(template), runner.shard(batch), *laid(constants))
 
 
-def planned(step: jax.stages.Lowered) -> Plan:
+def planned(lowered: jax.stages.Lowered) -> Plan:
     """What XLA plans for a step."""
-    compiled = step.compile()
+    compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Plan(
         flops=(compiled.cost_analysis() or {}).get("flops"),

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 import jaxseg.config
-from jaxseg import batch_size, evaluate, ingredients, parallel, training_step
-from jaxseg.config import Config, Model
+from jaxseg import batch_size, data, evaluate, ingredients, parallel, training_step
+from jaxseg.config import Augment, Config, Model
 from jaxseg.train import train
 
 
@@ -89,6 +89,14 @@ def test_evaluation_has_to_fit(monkeypatch):
     ):
         ingredients.gather(config)
     ingredients.gather(dataclasses.replace(config, batch_size=8))
+
+
+def test_what_can_not_be_used_is_refused_before_data_is_read(monkeypatch):
+    config = Config(batch_size="auto", model=Model(widths=(4, 8)))
+    config = dataclasses.replace(config, augment=Augment(scale=(2.0, 1.0)))
+    monkeypatch.setattr(data, "open_source", lambda *_: pytest.fail("data is read"))
+    with pytest.raises(ValueError, match=r"^augment.scale is \(2.0, 1.0\)"):
+        ingredients.gather(config)
 
 
 def test_what_a_run_keeps(tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -239,30 +241,53 @@ def test_a_run_goes_on_where_it_was(name, root, tmp_path):
 
 
 NEW_PMAP = jax.__version_info__ >= (0, 8)  # a jit of a shard_map
+CALLED = {"pmap": "_fun", "shard_map": "noted", "fsdp": "run", "spatial": "run"}  # by JAX's logs
 
 
-@pytest.mark.parametrize("name", ["pmap", "shard_map", *PARTITIONED])
-def test_a_run_traces_its_step_once(name, root, tmp_path, monkeypatch):
-    """Before any data is read; and what its batches are then does not have it traced anew."""
-    traced, make = [], steps.make_train_step
+def compiled(caplog):
+    """What was compiled, by its name in JAX's logs."""
+    found = (
+        re.match(r"Finished XLA compilation of jit\((\w+)\)", x.getMessage())
+        for x in caplog.records
+    )
+    return [x[1] for x in found if x]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pmap", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("shard_map", *PARTITIONED))],
+)
+@pytest.mark.usefixtures("all_split")
+def test_a_run_traces_and_compiles_its_step_once(name, root, tmp_path, monkeypatch, caplog):
+    """Traced before any data is read. So does one that is resumed, and one that has a teacher."""
+    traced, opened, make, open_training = [], [], steps.make_train_step, data.open_training
 
     def make_train_step(*args, **options):
         step = make(*args, **options)
 
         def noted(*args):
-            traced.append(opened[:])
+            traced.append(len(opened))
             return step(*args)
 
         return noted
 
-    opened, open_training = [], data.open_training
     monkeypatch.setattr(steps, "make_train_step", make_train_step)
     monkeypatch.setattr(
         data, "open_training", lambda *args: opened.append(True) or open_training(*args)
     )
-    train(make_config(root, parallel=name, steps=3, eval_every=3, pictures=0), tmp_path / "run")
-    assert len(traced) == (1 if NEW_PMAP or name != "pmap" else 2)
-    assert traced[0] == []
+    caplog.set_level(logging.DEBUG, "jax._src.dispatch")
+    evaluations = int(CALLED[name] != "noted")  # whose step is called the same
+    taught = {"teacher.workdir": str(tmp_path / "run"), "teacher.loss": (("brier", 1.0),)}
+    for count, (workdir, changes) in enumerate(
+        [("run", {"steps": 3}), ("run", {"steps": 6}), ("taught", {"steps": 3, **taught})]
+    ):
+        options = {"parallel": name, "eval_every": 3, "pictures": 0, **changes}
+        caplog.clear()
+        train(make_config(root, **options), tmp_path / workdir, allow_config_change=True)
+        assert traced == ([count] if NEW_PMAP or name != "pmap" else [count, count + 1])
+        traced.clear()
+        if NEW_PMAP:
+            assert compiled(caplog).count(CALLED[name]) == 1 + evaluations
 
 
 @pytest.mark.skipif(not NEW_PMAP, reason="jax before 0.8 does not compile ahead")
@@ -273,24 +298,17 @@ def test_a_call_finds_what_was_compiled_ahead(name, caplog):
         total = total if runner.axis_name is None else jax.lax.pmean(total, runner.axis_name)
         return state + total, {"mean": total}
 
-    def compiled():
-        return [x.getMessage() for x in caplog.records if "Finished XLA comp" in x.getMessage()]
-
     runner = parallel.make_runner(name)
     batch = Batch(*(np.ones((16, 8, 8), np.float32) for _ in range(3)))
     step, state = runner.compile(mean, donate_state=True), np.float32(1)
-    lowered = training_step.lowered(step, runner, jax.eval_shape(lambda: state), batch)
+    lowered = training_step.lower(step, runner, jax.eval_shape(lambda: state), batch)
     laid = runner.place(state), runner.shard(batch)
-    with jax.log_compiles():
-        parallel.ahead(lowered).result()
-        state, _ = step(*laid)
-        assert compiled() == []
-        assert float(parallel.on_host(state)) == 2
-        # What was not is compiled by its call.
-        runner.compile(lambda *args: mean(*args), donate_state=True)(
-            runner.place(np.float32(1)), runner.shard(batch)
-        )
-        assert len(compiled()) == 1
+    caplog.set_level(logging.DEBUG, "jax._src.dispatch")
+    parallel.compile_ahead(lowered).result()
+    assert len(compiled(caplog)) == 1
+    state, _ = step(*laid)
+    assert len(compiled(caplog)) == 1
+    assert float(parallel.on_host(state)) == 2
 
 
 def test_two_processes_plan_as_one(root, tmp_path):
@@ -304,9 +322,9 @@ def test_two_processes_plan_as_one(root, tmp_path):
     for _, errors, code in found:
         assert code == 0, errors
     assert "of 2 processes" in found[0][0]
-    for name in ("augmented", "a step"):
+    for name in ("a step", "memory"):
         (line,), (other,) = (
-            [line for line in text.splitlines() if line.startswith(f"{name} ")]
+            re.findall(f"^{name} .* on each device(?:.* besides)?", text, re.M)
             for text in (found[0][0], wanted)
         )
         assert line == other

@@ -375,7 +375,7 @@ def test_resume_a_finished_run(straight, finished, root):
     assert_board_shows(finished)
 
 
-def test_done_is_what_has_come_to_its_end(root, tmp_path):
+def test_done_is_what_has_come_to_its_end(root, tmp_path, monkeypatch):
     """By all steps or for want of patience; not what goes on, or was asked to stop."""
     done = tmp_path / "done"
     seen = []
@@ -403,8 +403,10 @@ def test_done_is_what_has_come_to_its_end(root, tmp_path):
     assert 0 < len(run(**changes)) < 30
     assert not any(seen)
     done.unlink()  # as if it had been killed just before
+    monkeypatch.setattr(parallel, "compile_ahead", lambda _: pytest.fail("it compiles"))
     assert run(**changes) == []
     assert done.exists()
+    assert run(steps=3) == []
 
 
 def test_kill_and_resume(straight, root, tmp_path):
@@ -520,7 +522,7 @@ def test_stop_before_the_first_step(root, tmp_path, monkeypatch):
         return made(config)
 
     monkeypatch.setattr(ingredients, "gather", gather)
-    monkeypatch.setattr(parallel, "ahead", lambda _: pytest.fail("it compiles"))
+    monkeypatch.setattr(parallel, "compile_ahead", lambda _: pytest.fail("it compiles"))
     screen = io.StringIO()
     train(make_config(root), tmp_path, console=Console(file=screen, width=500))
     assert "Stopped before the first step. To go on:" in screen.getvalue()
