@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.exhaustive
 
 
 @pytest.fixture

@@ -311,6 +311,16 @@ def test_a_call_finds_what_was_compiled_ahead(name, caplog):
     assert float(parallel.on_host(state)) == 2
 
 
+@pytest.mark.parametrize("name", PARTITIONED)
+def test_losses_that_sort_the_batch(name, root, tmp_path):
+    """There is one batch, whose pixels may lie anywhere; replicas of a step refuse them."""
+    loss = {"loss": (("lovasz_softmax", 1.0),), "model.widths": (4,)}
+    config = make_config(root, parallel=name, steps=2, eval_every=2, pictures=0, **loss)
+    train(config, tmp_path)
+    assert all(0 < line["loss/lovasz_softmax"] < 1 for line in records(tmp_path)[:2])
+
+
+@pytest.mark.exhaustive
 def test_two_processes_plan_as_one(root, tmp_path):
     """From shapes alone, which jax.pmap itself does not lower where there are several hosts."""
     small = {"batch_size": 4, "model.widths": (2,), "data.image_size": (8, 8)}

@@ -29,6 +29,7 @@ def test_python(source):
     exec(compile(source, "README.md", "exec"), {})
 
 
+@pytest.mark.exhaustive
 def test_commands(tmp_path):
     """On a small folder of images where the README says that one's own data are."""
     for kind, colours in (("images", 256), ("masks", 2)):
