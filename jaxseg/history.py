@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -38,8 +39,10 @@ class History(NamedTuple):
         return done or 0 < patience <= self.without_gain()
 
 
-def read(workdir: pathlib.Path, score: str, *, higher_is_better: bool) -> History:
-    """The evaluations of the run in a workdir, of which there may be none yet.
+def read(
+    workdir: pathlib.Path, score: str, *, higher_is_better: bool, until: float = math.inf
+) -> History:
+    """The evaluations of the run in a workdir until a step, of which there may be none yet.
 
     They are those that had a score of this name.
     """
@@ -47,5 +50,6 @@ def read(workdir: pathlib.Path, score: str, *, higher_is_better: bool) -> Histor
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     # Most lines are of training, and a kill can have cut the last one short.
     found = [json.loads(line) for line in lines if key in line and line.endswith("\n")]
+    found = [x for x in found if x["step"] <= until]
     steps, values = (tuple(x[name] for x in found) for name in ("step", score))
     return History(steps, values, higher_is_better)

@@ -129,7 +129,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
         if primary:  # only now, so that a config that does not fit has replaced nothing
             jaxseg.config.write(workdir / CONFIG_FILE, config)
     teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
-    ends_early = _is_out_of_patience(workdir, config)
+    ends_early = _is_out_of_patience(workdir, config, start)
     if start < config.steps and not (ends_early or interruption.asked):
         compiling = parallel.compile_ahead(lowered)  # while the state is made
     else:
@@ -179,7 +179,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
             stops = unscored = scores is None
             if scores is not None:
                 saved.save(start, state, scores)
-                ends_early = _is_out_of_patience(workdir, config)
+                ends_early = _is_out_of_patience(workdir, config, start)
         if primary and start < config.steps and not ends_early:
             (workdir / DONE).unlink(missing_ok=True)  # of fewer steps, or of less patience
         host, hosts = runner.share
@@ -238,7 +238,7 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
                 scores = evaluated(step, state)
                 unscored = scores is None
                 stops = stops or unscored
-                ends_early = _is_out_of_patience(workdir, config)
+                ends_early = _is_out_of_patience(workdir, config, step)
             if saves:
                 saved.save(step, state, scores)
             if stops or ends_early:
@@ -295,16 +295,18 @@ def _with_batch_size(workdir: pathlib.Path, config: Config) -> Config:
     return config
 
 
-def _is_out_of_patience(workdir: pathlib.Path, config: Config) -> bool:
+def _is_out_of_patience(workdir: pathlib.Path, config: Config, step: int) -> bool:
     """Whether the run ends since its score no longer becomes better; the same on all hosts.
 
-    By what is on disk, so that a run that was killed ends where it would have without that.
+    By what is on disk until the step, so that a run that was killed ends where it would have
+    without that.
     """
     if config.patience == 0:
         return False
     ends = False
     if parallel.is_primary():  # whose directory it is
-        found = history.read(workdir, config.best, higher_is_better=higher_is_better(config.best))
+        better = higher_is_better(config.best)
+        found = history.read(workdir, config.best, higher_is_better=better, until=step)
         ends = found.without_gain() >= config.patience
     return parallel.any_host(ends)
 

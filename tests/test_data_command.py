@@ -1018,6 +1018,7 @@ def test_volumes_are_understood(tmp_path):
     assert not found.augment.flip_horizontal
 
 
+@pytest.mark.exhaustive
 def test_new_writes_a_page_that_trains(tmp_path):
     """As ruff formats it, with many classes and a folder of an odd, long name."""
     root = tmp_path / ("deep" * 20) / ('the "best" data ' + "x" * 60)

@@ -110,6 +110,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("command", ["dry_run", "range_test", "train"])
 def test_all_commands_refuse_the_same(command, root, tmp_path):
     """What is wrong is said of any field before anything is kept."""

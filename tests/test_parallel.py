@@ -315,7 +315,7 @@ def test_a_call_finds_what_was_compiled_ahead(name, caplog):
 def test_losses_that_sort_the_batch(name, root, tmp_path):
     """There is one batch, whose pixels may lie anywhere; replicas of a step refuse them."""
     loss = {"loss": (("lovasz_softmax", 1.0),), "model.widths": (4,)}
-    config = make_config(root, parallel=name, steps=2, eval_every=2, pictures=0, **loss)
+    config = make_config(root, parallel=name, steps=4, eval_every=4, pictures=0, **loss)
     train(config, tmp_path)
     assert all(0 < line["loss/lovasz_softmax"] < 1 for line in records(tmp_path)[:2])
 

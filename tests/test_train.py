@@ -765,6 +765,7 @@ def get_config():
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input(kind, root, tmp_path):
     """One clear line and exit code 2, no traceback."""
