@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -42,14 +43,18 @@ class History(NamedTuple):
 def read(
     workdir: pathlib.Path, score: str, *, higher_is_better: bool, until: float = math.inf
 ) -> History:
-    """The evaluations of the run in a workdir until a step, of which there may be none yet.
+    """The evaluations of the run in a workdir, of which there may be none yet.
 
-    They are those that had a score of this name.
+    They are those that had a score of this name, up to and with the step `until`.
     """
     path, key = workdir / METRICS, json.dumps(score)
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    # Most lines are of training, and a kill can have cut the last one short.
-    found = [json.loads(line) for line in lines if key in line and line.endswith("\n")]
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    found = []
+    for line in text.splitlines(keepends=True):
+        # Most lines are of training, and a kill can have cut the last one short.
+        if key in line and line.endswith("\n"):
+            with contextlib.suppress(ValueError):  # it is damaged
+                found.append(json.loads(line))
     found = [x for x in found if x["step"] <= until]
     steps, values = (tuple(x[name] for x in found) for name in ("step", score))
     return History(steps, values, higher_is_better)

@@ -44,8 +44,8 @@ class Runner(NamedTuple):
     `axis_name`, or for the global batch where that is None. With `donate_state` the step returns a
     new state first, which takes the memory of the old one. The compiled step takes the rows that
     this host reads as `shard` lays them out, and the state as `place` does; so many `constants` may
-    follow, which lie as the state. What is no state is the same on every device, un-stacked. Its
-    `lower` takes the state and constants as shapes, too, as those of `jax.jit` do.
+    follow, which lie as the state. What is no state is the same on every device, un-stacked. The
+    `lower` of a compiled step takes the state and constants as shapes, too, as that of `jax.jit`.
     """
 
     axis_name: str | None
@@ -130,12 +130,12 @@ def _by_pmap(mesh: Mesh) -> Runner:
 
     def of_all(batch):
         """The shapes of the global batch."""
+        rows = NamedSharding(mesh, PartitionSpec(AXIS))
 
         def shape(x):
             sides = mesh.size * x.shape[1], *x.shape[2:]
             return jax.ShapeDtypeStruct(sides, x.dtype, sharding=rows)
 
-        rows = NamedSharding(mesh, PartitionSpec(AXIS))
         return jax.tree.map(shape, batch)
 
     return _of_replicas(mesh, compile_, shard)
@@ -246,11 +246,11 @@ def _partitioned(
 
 
 def compile_ahead(lowered: jax.stages.Lowered) -> concurrent.futures.Future | None:
-    """Compiles a step in a thread, for its first call; a process that ends waits for it.
+    """Compiles a step in a thread, for its first call; a process that ends before waits for it.
 
-    That a call finds what was lowered and compiled before JAX does not promise, and tests watch.
-    None where it need not: before jax 0.8, whose jax.pmap is no jit, and where there are several
-    hosts, of which jax.pmap lowers something else, and which might wait for each other.
+    JAX does not promise that a call finds what was lowered and compiled before it: tests watch.
+    None, and nothing is compiled, before jax 0.8, whose jax.pmap is no jit, and where there are
+    several hosts, of which jax.pmap lowers something else, and which might wait for each other.
     """
     if jax.process_count() > 1 or jax.__version_info__ < (0, 8):
         return None

@@ -130,10 +130,8 @@ def _train(config, workdir, allow_config_change, profile, console, interruption,
             jaxseg.config.write(workdir / CONFIG_FILE, config)
     teacher = teachers.open_teacher(config, workdir, resumes=restored is not None)
     ends_early = _is_out_of_patience(workdir, config, start)
-    if start < config.steps and not (ends_early or interruption.asked):
-        compiling = parallel.compile_ahead(lowered)  # while the state is made
-    else:
-        compiling = None
+    trains = start < config.steps and not (ends_early or interruption.asked)
+    compiling = parallel.compile_ahead(lowered) if trains else None  # while the state is made
     # Placed as the step returns it, or the second step would be compiled anew.
     if restored is None:
         state = parallel.run_once(init, runner, taken and taken.variables)

@@ -153,7 +153,7 @@ def preparation(config: Config, *, axis_name: str | None = None) -> Callable:
 
 
 def empty_batch(config: Config, runner: parallel.Runner, size: int) -> Batch:
-    """A batch for training as this host reads it, with nothing in it; so many are of all hosts."""
+    """What this host reads of a batch of `size` images for training, all zeros."""
     rows, spec = size // runner.share[1], data.example_spec(config.data, training=True)
     return jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
 
@@ -167,8 +167,8 @@ def lower(
 ) -> jax.stages.Lowered:
     """A step of a batch as this host reads it, traced; of the state and constants it needs shapes.
 
-    A call of the step then need not trace it again, but for that of `jax.pmap` before jax 0.8, or
-    of several hosts.
+    A call of the step then need not trace it again, but for one by `jax.pmap` that is of several
+    hosts, or before jax 0.8.
     """
 
     def laid(tree):

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.exhaustive
 
 
 @pytest.fixture
@@ -154,6 +153,7 @@ def test_a_contestant_that_ends_is_an_error(turns, monkeypatch, tmp_path):
     contestant.end()
 
 
+@pytest.mark.exhaustive
 def test_ours_alone(turns, monkeypatch, tmp_path, capfd):
     """On as many devices as it takes, and on one, which must agree."""
     output = tmp_path / "training.json"

@@ -45,7 +45,6 @@ def test_config_survives_json(page):
     assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(run)))) == run
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_config_builds_and_traces(page):
     """A training step of the page's shapes traces, and gives a state of the same shapes."""

@@ -85,7 +85,7 @@ def test_ends():
 
 
 def test_read(tmp_path):
-    """Lines of training, of other scores, and what a kill cut short, count for nothing."""
+    """Lines of training, of other scores, cut short by a kill or damaged do not count."""
     assert history.read(tmp_path, "val/x", higher_is_better=True) == History((), (), True)
     lines = [{"step": 1, "loss": 2.0}, {"step": 1, "val/x": None}, {"step": 2, "val/xy": 0.5}]
     lines += [{"step": 3, "val/x": 0.1 + 0.2}]
@@ -93,6 +93,12 @@ def test_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
     found = history.read(tmp_path, "val/x", higher_is_better=True)
     assert found == History((1, 3), (None, 0.1 + 0.2), True)
+    until = history.read(tmp_path, "val/x", higher_is_better=True, until=2)
+    assert until == History((1,), (None,), True)
+    damaged = text.encode().replace(b'"step": 3', b'"st\xff 3')
+    (tmp_path / "metrics.jsonl").write_bytes(damaged)
+    found = history.read(tmp_path, "val/x", higher_is_better=True)
+    assert found == History((1,), (None,), True)
 
 
 def test_which_way_is_better():

@@ -259,8 +259,12 @@ def compiled(caplog):
 )
 @pytest.mark.usefixtures("all_split")
 def test_a_run_traces_and_compiles_its_step_once(name, root, tmp_path, monkeypatch, caplog):
-    """Traced before any data is read. So does one that is resumed, and one that has a teacher."""
+    """Traced before any data is read, and compiled while the state is made.
+
+    So does one that is resumed, and one that has a teacher.
+    """
     traced, opened, make, open_training = [], [], steps.make_train_step, data.open_training
+    begun, compile_ahead, run_once = [], parallel.compile_ahead, parallel.run_once
 
     def make_train_step(*args, **options):
         step = make(*args, **options)
@@ -275,6 +279,10 @@ def test_a_run_traces_and_compiles_its_step_once(name, root, tmp_path, monkeypat
     monkeypatch.setattr(
         data, "open_training", lambda *args: opened.append(True) or open_training(*args)
     )
+    monkeypatch.setattr(
+        parallel, "compile_ahead", lambda x: begun.append("compiles") or compile_ahead(x)
+    )
+    monkeypatch.setattr(parallel, "run_once", lambda *x: begun.append("makes") or run_once(*x))
     caplog.set_level(logging.DEBUG, "jax._src.dispatch")
     evaluations = int(CALLED[name] != "noted")  # whose step is called the same
     taught = {"teacher.workdir": str(tmp_path / "run"), "teacher.loss": (("brier", 1.0),)}
@@ -286,6 +294,8 @@ def test_a_run_traces_and_compiles_its_step_once(name, root, tmp_path, monkeypat
         train(make_config(root, **options), tmp_path / workdir, allow_config_change=True)
         assert traced == ([count] if NEW_PMAP or name != "pmap" else [count, count + 1])
         traced.clear()
+        assert begun == (["compiles"] if count == 1 else ["compiles", "makes"])  # 1 is resumed
+        begun.clear()
         if NEW_PMAP:
             assert compiled(caplog).count(CALLED[name]) == 1 + evaluations
 
@@ -313,7 +323,7 @@ def test_a_call_finds_what_was_compiled_ahead(name, caplog):
 
 @pytest.mark.parametrize("name", PARTITIONED)
 def test_losses_that_sort_the_batch(name, root, tmp_path):
-    """There is one batch, whose pixels may lie anywhere; replicas of a step refuse them."""
+    """There is one batch, wherever its pixels lie, and no replicas, which refuse them."""
     loss = {"loss": (("lovasz_softmax", 1.0),), "model.widths": (4,)}
     config = make_config(root, parallel=name, steps=4, eval_every=4, pictures=0, **loss)
     train(config, tmp_path)
