@@ -159,9 +159,8 @@ class Evaluator:
 
     def rehearsal(self) -> tuple[Callable, Batch]:
         """Its step, and a batch as this host reads it, with nothing in it."""
-        spec = data.example_spec(self.config.data, training=False)
         rows = self._batch_size // self._runner.share[1]
-        return self._step, jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
+        return self._step, data.empty_batch(self.config.data, rows, training=False)
 
     def evaluation(
         self,

@@ -51,7 +51,8 @@ def gather(config: Config, optimizer: optax.GradientTransformation | None = None
     init = make_init(config, model)
     template = jax.eval_shape(init)
     # Before any data is read: options that can't be used raise here.
-    batch = training_step.empty_batch(config, runner, config.batch_size)
+    rows = config.batch_size // runner.share[1]
+    batch = data.empty_batch(config.data, rows, training=True)
     teacher = teachers.shapes(config)
     lowered = training_step.lower(train_step, runner, template, batch, teacher)
     primary = parallel.is_primary()

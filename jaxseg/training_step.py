@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from jaxseg import batch_size, data, losses, optim, parallel, steps, teachers
 from jaxseg.batch import Batch
 from jaxseg.config import Config
-from jaxseg.evaluate import Evaluator
+from jaxseg.evaluate import Evaluator, make_init
 from jaxseg.models import Functional
 
 
@@ -88,14 +87,11 @@ def largest_batch(config: Config, model: Functional, runner: parallel.Runner) ->
     """
     optimizer = optim.make_optimizer(config.optim, config.steps)
     train_step = jitted(config, model, runner, optimizer)
-    init = functools.partial(
-        steps.init_state, model, optimizer, config.seed, ema=config.optim.ema_decay > 0
-    )
-    template, teacher = jax.eval_shape(init), teachers.shapes(config)
+    template, teacher = jax.eval_shape(make_init(config, model)), teachers.shapes(config)
 
     @functools.cache
     def needs(size):
-        batch = empty_batch(config, runner, size)
+        batch = data.empty_batch(config.data, size // runner.share[1], training=True)
         memory = planned(lower(train_step, runner, template, batch, teacher)).memory
         others = parallel.LAID_OUT - 1
         held = sum(x.nbytes for x in jax.tree.leaves(batch)) // jax.local_device_count()
@@ -150,12 +146,6 @@ def preparation(config: Config, *, axis_name: str | None = None) -> Callable:
         std=config.data.std,
         axis_name=axis_name,
     )
-
-
-def empty_batch(config: Config, runner: parallel.Runner, size: int) -> Batch:
-    """What this host reads of a batch of `size` images for training, all zeros."""
-    rows, spec = size // runner.share[1], data.example_spec(config.data, training=True)
-    return jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
 
 
 def lower(

@@ -8,6 +8,7 @@ from jaxseg.data.normalise import normalise
 from jaxseg.data.pipeline import (
     batches,
     collate,
+    empty_batch,
     eval_positions,
     example_spec,
     make_loader,
@@ -26,6 +27,7 @@ __all__ = [
     "augment",
     "batches",
     "collate",
+    "empty_batch",
     "eval_positions",
     "example_spec",
     "make_loader",

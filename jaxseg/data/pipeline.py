@@ -166,6 +166,16 @@ def example_spec(config: Data, *, training: bool) -> Batch:
     )
 
 
+def empty_batch(config: Data, rows: int, *, training: bool) -> Batch:
+    """A batch of so many rows in which nothing counts, as large as one of examples.
+
+    >>> empty_batch(Data(), 2, training=False).images.shape
+    (2, 128, 128, 1)
+    """
+    spec = example_spec(config, training=training)
+    return jax.tree.map(lambda x: np.zeros((rows, *x.shape), x.dtype), spec)
+
+
 def make_loader(
     source: Source, config: Data, *, on_skip: Callable[[str], None] | None = None
 ) -> Load:
